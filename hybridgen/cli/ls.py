@@ -1,0 +1,99 @@
+"""`hybridgen ls`: what there is. Starts no torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from hybridgen.cli import registry_of
+from hybridgen.names import KINDS
+
+WHAT = ("all", "recipes", "components", "plugins", "runs", *(f"{kind}s" for kind in KINDS if kind != "data"), "data")
+
+
+@click.command(
+    "ls",
+    epilog="""\b
+Examples:
+  hybridgen ls                recipes, components and plugins
+  hybridgen ls losses         components of one kind
+  hybridgen ls runs --json    for scripts
+""",
+)
+@click.argument("what", type=click.Choice([*WHAT, "losses"]), default="all", metavar="[WHAT]")
+@click.option("--runs", default="runs", show_default=True, type=click.Path(), help="Folder that holds the runs.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_context
+def command(ctx: click.Context, what: str, runs: str, as_json: bool) -> None:
+    """List recipes, components (or one kind: encoders, losses, data, ...), plugins, or runs."""
+    registry = registry_of(ctx)
+    kind = {"losses": "loss"}.get(what, what.removesuffix("s"))
+    sections: dict[str, list[dict[str, Any]]] = {}
+    if what in ("all", "recipes"):
+        sections["recipes"] = _recipes(registry)
+    if what in ("all", "components"):
+        for one in KINDS:
+            sections[f"{one} components"] = _components(registry, one)
+    elif what in KINDS or kind in KINDS:
+        sections[f"{kind} components"] = _components(registry, what if what in KINDS else kind)
+    if what in ("all", "plugins"):
+        sections["plugins"] = _plugins(registry)
+    if what == "runs":
+        from hybridgen.run_folder import list_runs
+
+        sections["runs"] = [
+            {"run": r.path.name, "recipe": r.recipe, "step": f"{r.step}/{r.steps}", "status": r.status}
+            for r in list_runs(runs)
+        ]
+    if as_json:
+        click.echo(json.dumps(sections, indent=2))
+        return
+    for title, rows in sections.items():
+        if rows or what != "all":
+            _table(title, rows)
+
+
+def _recipes(registry: Any) -> list[dict[str, Any]]:
+    rows = []
+    for name, file in sorted(registry.recipes().items()):
+        text = file.path.read_text(encoding="utf-8")
+        first = next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")), "")
+        rows.append({"name": name, "what": first, "plugin": file.plugin})
+    return rows
+
+
+def _components(registry: Any, kind: str) -> list[dict[str, Any]]:
+    found = registry.components(kind)
+    names = [component.name for component in found]
+    return [
+        {
+            "name": c.name if names.count(c.name) == 1 else c.qualified,
+            "plugin": c.plugin,
+            "reference": c.reference if isinstance(c.reference, str) else repr(c.reference),
+        }
+        for c in sorted(found, key=lambda c: (c.name, c.plugin))
+    ]
+
+
+def _plugins(registry: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": plugin.name,
+            "package": f"{plugin.distribution} {plugin.version}".strip(),
+            "state": plugin.state,
+            "cause": "; ".join([*([plugin.cause] if plugin.cause else []), *plugin.problems]),
+        }
+        for plugin in registry.plugins
+    ]
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> None:
+    click.secho(title, bold=True)
+    if not rows:
+        click.echo("  none")
+    widths = {key: max(len(str(row[key])) for row in rows) for key in rows[0]} if rows else {}
+    for row in rows:
+        click.echo(("  " + "  ".join(str(value).ljust(widths[key]) for key, value in row.items())).rstrip())
+    click.echo()

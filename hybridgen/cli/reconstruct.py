@@ -1,0 +1,53 @@
+"""`hybridgen reconstruct`: examples through a trained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hybridgen.cli import registry_of
+
+
+@click.command(
+    "reconstruct",
+    epilog="""\b
+Examples:
+  hybridgen reconstruct vagan-digits                     held-out examples of the run's own data
+  hybridgen reconstruct vagan-digits a.png b.png         pictures of yours, brought to the model's size
+""",
+)
+@click.argument("run")
+@click.argument("pictures", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option("--count", default=32, show_default=True, type=click.IntRange(min=1), help="Held-out examples to take.")
+@click.option("--out", type=click.Path(path_type=Path), help="A .png or .npy file [default: reconstructions.png in the run].")
+@click.option("--runs", default="runs", show_default=True, type=click.Path(), help="Folder that holds the runs.")
+@click.option("--device", default="cpu", show_default=True)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run: str,
+    pictures: tuple[Path, ...],
+    count: int,
+    out: Path | None,
+    runs: str,
+    device: str,
+) -> None:
+    """Show examples above what RUN makes of them."""
+    registry = registry_of(ctx)
+    from hybridgen.loop import held_out
+    from hybridgen.pictures import read_picture, save_comparison
+    from hybridgen.run_folder import find_run
+    from hybridgen.use import load
+
+    folder = find_run(run, runs)
+    model = load(folder, device=device, registry=registry)
+    if pictures:
+        import torch
+
+        x = torch.stack([read_picture(path, model.spec) for path in pictures])
+    else:
+        x = held_out(folder, count, registry=registry)
+    out = out or folder / "reconstructions.png"
+    save_comparison(out, x, model.reconstruct(x).cpu(), model.spec)
+    click.echo(str(out))

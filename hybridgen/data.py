@@ -1,0 +1,184 @@
+"""Data: what one example is, held-out examples, and batches on the device in a reproducible order.
+
+Sets are kept as they are stored (uint8 stays uint8) on the device; a batch is indexed and brought to model space there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hybridgen import randomness
+from hybridgen.errors import DataError
+from hybridgen.recipe import Data
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """What one example is.
+
+    kind: "image" (shape c h w), "vector" (d) or "sequence" (l c).
+    low, high: the stored values that become -1 and 1 in model space; -1 and 1 themselves leave values as they are.
+    levels: number of distinct stored values, None for continuous data.
+    activation: what brings a decoder's raw values to model space, "tanh" or "identity".
+    classes: names of the labels; empty without labels.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    count: int
+    low: float = -1.0
+    high: float = 1.0
+    levels: int | None = None
+    activation: str = "identity"
+    classes: tuple[str, ...] = ()
+
+    def to_model(self, stored: Tensor) -> Tensor:
+        """Stored values in model space, float32. Shapes: `b ...` -> `b ...`."""
+        values = stored.float()
+        if (self.low, self.high) == (-1.0, 1.0):
+            return values
+        return (values - self.low) * (2.0 / (self.high - self.low)) - 1.0
+
+    def to_stored(self, x: Tensor) -> Tensor:
+        """Model space as it would be stored, rounded and clamped to the levels where there are any."""
+        values = (x + 1.0) * ((self.high - self.low) / 2.0) + self.low
+        if self.levels is None:
+            return values
+        return values.round().clamp(self.low, self.high)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SampleSpec:
+        return cls(**{**values, "shape": tuple(values["shape"]), "classes": tuple(values["classes"])})
+
+
+@dataclass
+class Arrays:
+    """Examples as stored, `n ...`, and their class indices, `n` int64, where there are labels."""
+
+    x: Tensor
+    label: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def subset(self, index: Tensor) -> Arrays:
+        return Arrays(self.x[index], None if self.label is None else self.label[index])
+
+
+class Dataset(Protocol):
+    """What a data component offers."""
+
+    def describe(self) -> SampleSpec:
+        """What one example is, from headers only."""
+
+    def load(self) -> Mapping[str, Arrays]:
+        """The examples: "train", and "validation" where the data bring a split of their own."""
+
+
+def open_data(source: Dataset, options: Data) -> dict[str, Arrays]:
+    """Load, check and split: "train" and "validation" (absent with `validation = 0`).
+
+    Raises DataError for values that are not finite, shapes or labels that are not as described, and too few examples.
+    """
+    spec = source.describe()
+    splits = dict(source.load())
+    for name, arrays in splits.items():
+        _verify(arrays, spec, name)
+    if "validation" not in splits and options.validation > 0:
+        splits |= _split(splits["train"], options.validation, options.split_seed)
+    size = len(splits["train"])
+    if size < options.batch_size:
+        raise DataError(
+            f"data.batch_size = {options.batch_size}, but there are only {size} training examples; "
+            f"write a batch_size of at most {size}"
+        )
+    return splits
+
+
+def _verify(arrays: Arrays, spec: SampleSpec, name: str) -> None:
+    if tuple(arrays.x.shape[1:]) != spec.shape:
+        raise DataError(f"the {name} examples have the shape {tuple(arrays.x.shape[1:])}, expected {spec.shape}")
+    if arrays.x.is_floating_point():
+        bad = ~torch.isfinite(arrays.x).flatten(1).all(1)
+        if bad.any():
+            first = int(bad.nonzero()[0])
+            raise DataError(f"{int(bad.sum())} {name} examples hold NaN or infinite values; the first is number {first}")
+    if spec.classes:
+        if arrays.label is None or len(arrays.label) != len(arrays):
+            got = "none" if arrays.label is None else str(len(arrays.label))
+            raise DataError(f"there are {len(arrays)} {name} examples but {got} labels")
+        low, high = int(arrays.label.min()), int(arrays.label.max())
+        if low < 0 or high >= len(spec.classes):
+            raise DataError(f"{name} labels run from {low} to {high}, expected 0 to {len(spec.classes) - 1}")
+
+
+def _split(arrays: Arrays, share: float, seed: int) -> dict[str, Arrays]:
+    count = len(arrays)
+    held_out = max(1, round(count * share))
+    if held_out >= count:
+        raise DataError(f"{count} examples are too few to hold {share:.0%} of them out; write data.validation = 0")
+    order = torch.randperm(count, generator=randomness.generator(torch.device("cpu"), seed, "split"))
+    return {
+        "train": arrays.subset(order[held_out:].sort().values),
+        "validation": arrays.subset(order[:held_out].sort().values),
+    }
+
+
+class Batches:
+    """Training batches: number i is a function of the seed and i alone, so a resumed run reads on where it stopped.
+
+    Each epoch is a permutation of its own; what does not fill a last batch waits for another epoch.
+    """
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        spec: SampleSpec,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        *,
+        flip: bool = False,
+    ) -> None:
+        if flip and spec.kind != "image":
+            raise DataError(f"data.flip mirrors pictures; these data are of the kind '{spec.kind}'")
+        self.x = arrays.x.to(device)
+        self.label = None if arrays.label is None or not spec.classes else arrays.label.to(device)
+        self.spec, self.batch_size, self.seed, self.device, self.flip = spec, batch_size, seed, device, flip
+        self.count = len(arrays)
+        self.per_epoch = self.count // batch_size
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def batch(self, index: int) -> dict[str, Tensor]:
+        """Batch `index` (from 0): `x` in model space, and `label` where there are labels."""
+        epoch, position = divmod(index, self.per_epoch)
+        if epoch != self._epoch:
+            generator = randomness.generator(torch.device("cpu"), self.seed, "order", epoch)
+            self._order = torch.randperm(self.count, generator=generator).to(self.device)
+            self._epoch = epoch
+        chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        x = self.spec.to_model(self.x[chosen])
+        if self.flip:
+            coin = randomness.uniform((len(x), 1, 1, 1), self.device, self.seed, "flip", index)
+            x = torch.where(coin < 0.5, x.flip(-1), x)
+        return {"x": x} if self.label is None else {"x": x, "label": self.label[chosen]}
+
+
+def batches_in_order(
+    arrays: Arrays, spec: SampleSpec, batch_size: int, device: torch.device
+) -> Iterator[dict[str, Tensor]]:
+    """Every example once, in order; the last batch may be short."""
+    for start in range(0, len(arrays), batch_size):
+        piece = slice(start, start + batch_size)
+        batch = {"x": spec.to_model(arrays.x[piece].to(device))}
+        if spec.classes and arrays.label is not None:
+            batch["label"] = arrays.label[piece].to(device)
+        yield batch

@@ -1,0 +1,67 @@
+"""The environment of a run: what would be needed to get its numbers again. No environment variables are recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridgen._version import __version__
+from hybridgen.registry import Registry
+
+PACKAGES = ("torch", "numpy", "pluggy", "einops", "torchmetrics", "pydantic", "safetensors", "pillow", "scikit-learn")
+
+
+def environment(*, registry: Registry, seed: int, device: str) -> dict[str, Any]:
+    """Versions, plugins, machine, device, seed, command and git commit, as JSON holds them."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "hybridgen": __version__,
+        "python": platform.python_version(),
+        "packages": versions,
+        "plugins": [
+            {"name": p.name, "distribution": p.distribution, "version": p.version, "state": p.state}
+            for p in registry.plugins
+        ],
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "cuda": torch.version.cuda,
+        "seed": seed,
+        "command": sys.argv,
+        "git": _git(),
+    }
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the working directory, and whether it has uncommitted changes; None outside a checkout."""
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

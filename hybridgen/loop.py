@@ -1,0 +1,577 @@
+"""The training loop: data in, steps, log points, checkpoints, pictures, evaluation; and how a run ends.
+
+The step itself is in step.py. This module owns time: what happens after which step, what a signal does, what is written
+when. Nothing here reads a tensor between two log points.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridgen import pictures
+from hybridgen.checkpoint import latest, load_checkpoint, prune, save_checkpoint
+from hybridgen.data import Arrays, Batches, SampleSpec, batches_in_order, open_data
+from hybridgen.environment import environment
+from hybridgen.errors import DivergedError, HybridgenError, Interrupted, RunError, UnavailableError
+from hybridgen.evaluate import Evaluation, prepare
+from hybridgen.health import findings
+from hybridgen.model import Model, build, construct, load_parts
+from hybridgen.precision import Choices, choose
+from hybridgen.recipe import Recipe, load_recipe, resolved_toml
+from hybridgen.events import EventLog, read_events, truncate_after
+from hybridgen.record import Record
+from hybridgen.registry import Registry, load_registry
+from hybridgen.report import make_reporter, save_report
+from hybridgen.run_folder import RunFolder, create_run, find_run, open_run
+from hybridgen.step import Training, train_step
+from hybridgen.use import GenerativeModel
+
+EARLY_ROWS = (1, 10, 100)
+"""Steps that have a row whatever `log_every` says, so that a person sees at once that something happens."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its folder, the last step, and the last evaluation's values."""
+
+    path: Path
+    step: int
+    values: Mapping[str, float]
+
+
+@dataclass
+class Session:
+    """The objects of one run, put together by `_prepare`."""
+
+    recipe: Recipe
+    folder: RunFolder
+    choices: Choices
+    model: Model
+    state: Training
+    data: Batches
+    validation: Arrays | None
+    evaluation: Evaluation
+    frequencies: list[float] | None
+    listeners: list[Any]
+    log: EventLog
+    record: Record
+    start_step: int = 0
+    seconds: float = 0.0  # training time before this process
+    best: float | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    diversity: float | None = None
+    told: set[str] = field(default_factory=set)
+    checkpoint: Path | None = None
+
+    def emit(self, event: str, **fields: Any) -> dict[str, Any]:
+        """One event to metrics.jsonl and to every listener."""
+        entry = {"event": event, "time": time.time(), **fields}
+        self.log.append(entry)
+        for listener in self.listeners:
+            listener.event(entry)
+        return entry
+
+
+def train(
+    recipe: str | Path,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    runs: str | Path = "runs",
+    report: str = "quiet",
+    registry: Registry | None = None,
+) -> Outcome:
+    """Train a recipe (a built-in name or a path) into a new folder below `runs`.
+
+    overrides: `["train.steps=500"]` or `{"train.steps": 500}`.
+    report: "auto", "tty", "plain", "jsonl" or "quiet".
+    Raises RecipeError with every problem, DataError, DivergedError (a non-finite value) and Interrupted (a signal; the
+    state is saved first).
+    """
+    registry = registry or load_registry()
+    loaded = load_recipe(recipe, overrides, registry=registry)
+    choices = choose(loaded.train)
+    prepared = _Prepared(loaded, choices)
+    folder = create_run(
+        Path(runs),
+        loaded.name,
+        recipe_toml=resolved_toml(loaded),
+        sources=loaded.sources,
+        environment=environment(registry=registry, seed=loaded.train.seed, device=choices.device),
+    )
+    return _run(prepared.session(folder, report))
+
+
+def resume(run: str | Path, *, report: str = "quiet", registry: Registry | None = None) -> Outcome:
+    """Go on with a run from its newest checkpoint, bit for bit as if it had never stopped.
+
+    Raises RunError when there is no such run or it is done, and what `train` raises.
+    """
+    registry = registry or load_registry()
+    folder = open_run(find_run(run))
+    loaded = load_recipe(folder.path / "recipe.toml", registry=registry)
+    found = latest(folder.checkpoints)
+    saved = load_checkpoint(found, device=torch.device("cpu"), training=True) if found else None
+    if saved is not None and saved.step >= loaded.train.steps:
+        raise RunError(
+            f"{folder.path} is done: {saved.step} of {loaded.train.steps} steps; to train longer, start a new run with "
+            f"`hybridgen run {folder.path / 'recipe.toml'} train.steps=...`"
+        )
+    choices = Choices(**saved.metadata["choices"]) if saved else choose(loaded.train)
+    session = _Prepared(loaded, choices).session(folder, report, saved.step if saved else 0)
+    if saved is not None:
+        _restore(session, saved)
+    return _run(session, resumed=True)
+
+
+def describe(recipe: Recipe) -> SampleSpec:
+    """What the recipe's data look like, from headers only. Raises DataError."""
+    return _source(recipe).describe()
+
+
+def held_out(run: str | Path, count: int, *, registry: Registry | None = None) -> Tensor:
+    """The first `count` validation examples of a run's data, `b ...` in model space (training ones where none are)."""
+    recipe = load_recipe(find_run(run) / "recipe.toml", registry=registry)
+    source = _source(recipe)
+    splits = open_data(source, recipe.data)
+    arrays = splits.get("validation", splits["train"])
+    spec: SampleSpec = source.describe()
+    return spec.to_model((arrays if len(arrays.x) else splits["train"]).x[:count])
+
+
+def _source(recipe: Recipe) -> Any:
+    data = recipe.data
+    return construct(data.component, data.options, {}, path="data", where=recipe.where("data"))
+
+
+class _Prepared:
+    """Data and model of a recipe: everything that can fail before a run folder exists."""
+
+    def __init__(self, recipe: Recipe, choices: Choices) -> None:
+        self.recipe, self.choices = recipe, choices
+        device = torch.device(choices.device)
+        if recipe.train.deterministic:
+            torch.use_deterministic_algorithms(True)
+        source = _source(recipe)
+        self.spec: SampleSpec = source.describe()
+        self.model = build(recipe, self.spec, device)
+        splits = open_data(source, recipe.data)
+        self.data = Batches(
+            splits["train"], self.spec, recipe.data.batch_size, recipe.train.seed, device, flip=recipe.data.flip
+        )
+        held_out = splits.get("validation")
+        self.validation = held_out if held_out is not None and len(held_out.x) else None
+        labels = splits["train"].label
+        classes = len(self.spec.classes)
+        self.frequencies = (
+            (torch.bincount(labels, minlength=classes) / len(labels)).tolist() if classes and labels is not None else None
+        )
+        self.state = Training(self.model, choices)
+        self.evaluation = prepare(self.model)
+
+    def session(self, folder: RunFolder, report: str, resumed_from: int | None = None) -> Session:
+        recipe = self.recipe
+        listeners = [make_reporter(report, folder=folder.path)]
+        for spec in recipe.reporters.values():
+            made = construct(
+                spec.component,
+                spec.options,
+                {"steps": recipe.train.steps},
+                path=spec.path,
+                where=recipe.where(spec.path),
+            )
+            listeners.append(made)
+        if resumed_from is not None:
+            truncate_after(folder.metrics, resumed_from)
+        past = read_events(folder.metrics) if folder.metrics.exists() else []
+        return Session(
+            recipe,
+            folder,
+            self.choices,
+            self.model,
+            self.state,
+            self.data,
+            self.validation,
+            self.evaluation,
+            self.frequencies,
+            listeners,
+            EventLog(folder.metrics),
+            Record(),
+            start_step=resumed_from or 0,
+            rows=[event for event in past if event["event"] == "row"],
+            evaluations=[event for event in past if event["event"] == "evaluation"],
+        )
+
+
+def _restore(session: Session, saved: Any) -> None:
+    session.model.load_state_dict(saved.weights)
+    load_parts(session.state.averaged, saved.weights | (saved.ema or {}))
+    session.state.load_state_dict(saved.training["state"])
+    session.record.load_state_dict(saved.training["record"])
+    session.seconds = saved.metadata["seconds"]
+    session.best = saved.metadata["best"]
+
+
+# -- the run -----------------------------------------------------------------------------------------------------------
+
+
+def _run(session: Session, *, resumed: bool = False) -> Outcome:
+    """The loop, and an end that is told whatever happens: event, summary, report files."""
+    status, message, step = "done", "", session.start_step
+    clock = Clock(session.seconds)
+    try:
+        with torch.random.fork_rng(), _signals() as asked:
+            session.emit("start", **_header(session, resumed))
+            for step in _steps(session, clock, asked):
+                pass
+            if asked:
+                status, message = "interrupted", f"{asked[0]} received; the state after step {step} is saved"
+    except DivergedError as error:
+        status, message, step = "diverged", str(error), error.step
+        raise
+    except KeyboardInterrupt:
+        status, message = "interrupted", "stopped at once; what was saved before is intact"
+        raise Interrupted(message) from None
+    except HybridgenError as error:
+        status, message = "error", str(error)
+        raise
+    except BaseException as error:
+        status, message = "error", f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        where = str(session.checkpoint.relative_to(session.folder.path)) if session.checkpoint else ""
+        session.emit("end", status=status, step=step, seconds=clock.seconds, message=message, checkpoint=where)
+        session.log.close()
+        for listener in session.listeners:
+            close = getattr(listener, "close", None)
+            if close is not None:
+                close()
+        save_report(session.folder.path)
+        session.folder.release()
+    if status == "interrupted":
+        raise Interrupted(f"{message}; go on with `hybridgen resume {session.folder.path}`")
+    return Outcome(session.folder.path, step, session.evaluations[-1]["values"] if session.evaluations else {})
+
+
+class Clock:
+    """Seconds of training so far, those of earlier processes included."""
+
+    def __init__(self, before: float) -> None:
+        self.before = before
+        self.start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.start
+
+
+class Every:
+    """Due every n steps, or every so many seconds ("30s")."""
+
+    def __init__(self, interval: int | str) -> None:
+        self.steps = interval if isinstance(interval, int) else 0
+        self.wait = 0.0 if isinstance(interval, int) else float(interval.removesuffix("s"))
+        self.last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        if self.steps:
+            return step % self.steps == 0
+        if self.wait and time.monotonic() - self.last >= self.wait:
+            self.last = time.monotonic()
+            return True
+        return False
+
+
+def _steps(session: Session, clock: Clock, asked: list[str]) -> Iterator[int]:
+    """Steps one after the other, each followed by what is due after it."""
+    train, data = session.recipe.train, session.data
+    log, save = Every(train.log_every), Every(train.checkpoint_every)
+    evaluate, draw = Every(train.evaluate_every), Every(train.samples_every)
+    meter = Meter(session.recipe.data.batch_size * train.critic_steps)
+    for step in range(session.start_step + 1, train.steps + 1):
+        meter.begin()
+        first = (step - 1) * train.critic_steps
+        batches = [data.batch(first + i) for i in range(train.critic_steps)]
+        meter.fetched()
+        session.record.add(train_step(session.state, batches, step))
+        meter.stepped()
+        for listener in session.listeners:
+            progress = getattr(listener, "progress", None)
+            if progress is not None:
+                progress(step)
+        final = step == train.steps or bool(asked)
+        if log.due(step) or step in EARLY_ROWS or final:
+            _log(session, step, clock, meter)
+        improved = False
+        if session.evaluation.measures and (evaluate.due(step) or step == train.steps):
+            improved = _evaluate(session, step)
+        if draw.due(step) or step in EARLY_ROWS[:1] or final:
+            _draw(session, step)
+        if save.due(step) or final or improved:
+            _save(session, step, clock, improved)
+        yield step
+        if asked:
+            return
+
+
+class Meter:
+    """Where the time between two rows goes: seconds waiting for data, and samples seen."""
+
+    def __init__(self, samples_per_step: int) -> None:
+        self.samples_per_step = samples_per_step
+        self._reset()
+
+    def _reset(self) -> None:
+        self.waited = self.worked = 0.0
+        self.steps = 0
+
+    def begin(self) -> None:
+        self._mark = time.perf_counter()
+
+    def fetched(self) -> None:
+        now = time.perf_counter()
+        self.waited += now - self._mark
+        self._mark = now
+
+    def stepped(self) -> None:
+        now = time.perf_counter()
+        self.worked += now - self._mark
+        self._mark = now
+        self.steps += 1
+
+    def synchronised(self) -> None:
+        """The device has caught up (a row was read): the wait for it belongs to the steps before."""
+        self.worked += time.perf_counter() - self._mark
+
+    def read(self) -> dict[str, float]:
+        total = self.waited + self.worked
+        values = {}
+        if total > 0 and self.steps:
+            values = {
+                "samples_per_second": self.steps * self.samples_per_step / total,
+                "data_share": self.waited / total,
+            }
+        self._reset()
+        return values
+
+
+def _log(session: Session, step: int, clock: Clock, meter: Meter) -> None:
+    """One row: the only place where the loop waits for the device. Raises DivergedError for a latched value."""
+    recipe, state = session.recipe, session.state
+    values = session.record.mean()
+    latched, culprit = torch.stack([state.latched, state.culprit]).tolist()
+    meter.synchronised()
+    steps = recipe.train.steps
+    for loss in recipe.losses.values():
+        values[f"weight.{loss.name}"] = loss.weight.at(step, steps)
+        if any(term.name == loss.name and term.side == "discriminator" for term in session.model.terms):
+            values[f"weight.{loss.name}.discriminator"] = loss.discriminator_weight.at(step, steps)
+    for player in state.optimisers:
+        values[f"lr.{player}"] = recipe.optim[player].lr.at(step, steps)
+        values[f"total.{player}"] = _total(session, player, values)
+    values |= meter.read()
+    if session.choices.compile:
+        values["graphs"] = float(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    session.rows.append(session.emit("row", step=step, values=values, seconds=clock.seconds))
+    if latched >= 0:
+        _not_finite(session, latched, state.culprit_name(culprit))
+    _diagnose(session, step)
+
+
+def _total(session: Session, player: str, values: Mapping[str, float]) -> float:
+    """The weighted sum of a player's terms, as far as they took part since the last row."""
+    total = 0.0
+    for term in session.model.terms:
+        if term.side == player and f"loss.{term.label}" in values:
+            total += values[f"loss.{term.label}"] * values.get(f"weight.{term.label}", 0.0)
+    return total
+
+
+def _not_finite(session: Session, step: int, culprit: str) -> None:
+    """Stop (the default), or say that updates were skipped and unlatch."""
+    saved = session.checkpoint
+    last = f"the last good checkpoint is {saved}" if saved else "no checkpoint was saved before"
+    if session.recipe.train.nonfinite == "stop":
+        message = (
+            f"{culprit} became NaN or infinite in step {step}; {last}. Lower the learning rate, clip gradients "
+            f"(`optim.clip_norm=1.0`) or bound what the term takes the logarithm or exponential of"
+        )
+        session.emit("health", step=step, code="non-finite", message=message)
+        raise DivergedError(message, step=step, term=culprit)
+    message = f"{culprit} was not finite in step {step}: that update was skipped"
+    session.emit("health", step=step, code="skipped", message=message)
+    session.state.unlatch()
+
+
+def _diagnose(session: Session, step: int) -> None:
+    """Health in words; a finding is told when it appears, not again while it lasts."""
+    found = findings(session.rows, session.evaluations, session.recipe.train.steps, session.diversity)
+    for finding in found:
+        if finding.code not in session.told:
+            session.emit("health", step=step, code=finding.code, message=finding.message)
+    cleared = session.told - {finding.code for finding in found}
+    for code in sorted(cleared):
+        session.emit("health", step=step, code=code, message="")
+    session.told = {finding.code for finding in found}
+
+
+def _evaluate(session: Session, step: int) -> bool:
+    """Every metric on the validation split; whether the one that names the best checkpoint improved."""
+    if session.validation is None:
+        return False
+    started = time.monotonic()
+    size = session.recipe.data.batch_size
+    batches = batches_in_order(session.validation, session.model.spec, size, session.state.device)
+    values = session.evaluation.run(session.state.refresh_averaged(), batches, step)
+    better = session.evaluation.higher_is_better
+    event = session.emit(
+        "evaluation",
+        step=step,
+        values=values,
+        units=session.evaluation.units,
+        higher_is_better=better,
+        seconds=time.monotonic() - started,
+    )
+    session.evaluations.append(event)
+    name = session.recipe.best
+    if not name or name not in values:
+        return False
+    direction = better[name.partition(".")[0]]
+    if isinstance(direction, Mapping):
+        direction = direction[name.partition(".")[2]]
+    value = values[name]
+    improved = session.best is None or (value > session.best if direction else value < session.best)
+    if improved:
+        session.best = value
+        session.emit("best", step=step, metric=name, value=value)
+    return improved
+
+
+def _save(session: Session, step: int, clock: Clock, best: bool) -> None:
+    """A checkpoint, unless a non-finite value is latched: then the next row stops the run at the last good one."""
+    state = session.state
+    if int(state.latched) >= 0:
+        return
+    started = time.monotonic()
+    averaged = {
+        f"{path}/{k}": v
+        for path, module in state.averaged.items()
+        if session.model.owner[path] == "generator"
+        for k, v in module.state_dict().items()
+    }
+    path = save_checkpoint(
+        session.folder.checkpoints,
+        step,
+        weights=session.model.state_dict(),
+        ema=averaged if state.average is not None else None,
+        training={"state": state.state_dict(), "record": session.record.state_dict()},
+        metadata={
+            "recipe": session.recipe.name,
+            "spec": session.model.spec.to_dict(),
+            "label_frequencies": session.frequencies,
+            "choices": asdict(session.choices),
+            "seconds": clock.seconds,
+            "best": session.best,
+            "is_best": best,
+        },
+    )
+    session.checkpoint = path
+    if best:
+        session.folder.mark_best(path)
+    prune(session.folder.checkpoints, session.recipe.train.keep, protect=session.folder.best())
+    took = time.monotonic() - started
+    session.emit(
+        "checkpoint", step=step, path=str(path.relative_to(session.folder.path)), best=best, seconds=took
+    )
+
+
+def _draw(session: Session, step: int) -> None:
+    """Pictures of samples and of reconstructions, on latents and examples that stay the same throughout the run."""
+    model = GenerativeModel(session.model, session.state.refresh_averaged(), session.frequencies)
+    count = session.recipe.report.samples
+    for kind, path in pictures.draw(model, session.validation, session.folder.samples, step, count):
+        session.emit("samples", step=step, path=str(path.relative_to(session.folder.path)), kind=kind)
+    session.diversity = _diversity(session, model)
+
+
+def _diversity(session: Session, model: GenerativeModel) -> float | None:
+    """How far samples spread against real data: the ratio of their root mean variances. None without samples."""
+    if session.validation is None:
+        return None
+    try:
+        made = model.sample(min(len(session.validation), 256), seed=0)
+    except UnavailableError:
+        return None
+    real = session.model.spec.to_model(session.validation.x[:256])
+    spread = [float(x.float().flatten(1).var(0).mean().sqrt()) for x in (made, real)]
+    return spread[0] / max(spread[1], 1e-12)
+
+
+def _header(session: Session, resumed: bool) -> dict[str, Any]:
+    """What the report's head shows; with it `metrics.jsonl` alone can draw the report again."""
+    recipe, model = session.recipe, session.model
+    parts = {p.path: p for p in (recipe.encoder, recipe.decoder, recipe.latent) if p is not None}
+    parts |= {critic.path: critic for critic in recipe.critics.values()}
+    plan = session.state.planner.plan(model.terms)
+    notes = [*session.choices.notes]
+    notes += [f"metric {name} is unavailable: {why}" for name, why in session.evaluation.unavailable.items()]
+    if session.validation is None:
+        notes.append("no validation split: nothing is evaluated")
+    header: dict[str, Any] = {
+        "recipe": recipe.name,
+        "description": recipe.description,
+        "run": str(session.folder.path),
+        "steps": recipe.train.steps,
+        "batch_size": recipe.data.batch_size,
+        "seed": recipe.train.seed,
+        "device": session.choices.device,
+        "precision": session.choices.precision,
+        "compile": session.choices.compile,
+        "parameters": model.counts(),
+        "parts": {path: f"{p.component.name} ({p.component.plugin})" for path, p in parts.items()},
+        "passes": ", ".join(f"{part} {count}" for part, count in plan.traversals().items()),
+        "data": {
+            "use": recipe.data.component.name,
+            "count": session.data.count,
+            "shape": list(model.spec.shape),
+            "classes": list(model.spec.classes),
+        },
+        "terms": [{"name": t.label, "side": t.side, "trains": list(t.trains)} for t in model.terms],
+        "notes": notes,
+    }
+    if resumed:
+        header["resumed_from"] = session.start_step
+    return header
+
+
+@contextmanager
+def _signals() -> Iterator[list[str]]:
+    """The first SIGINT or SIGTERM is noted (the step is finished, then saved); a second Ctrl-C stops at once."""
+    asked: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+

@@ -1,0 +1,80 @@
+"""The vocabulary: kinds of component, players, facts for constructors and quantities for forward methods.
+
+This table is what a plugin author reads, what errors list and what the documentation is generated from.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+API: Final = 1
+"""The number of the plugin interface. A manifest may state `HYBRIDGEN_API = 1`; one that states none speaks API 1."""
+
+KINDS: Final = {
+    "encoder": "data to the code that the latent asks for",
+    "decoder": "latent to data; a GAN's generator is this same network",
+    "discriminator": "a sample to logits and features",
+    "loss": "a term that trains one player or both",
+    "latent": "what a code means: posterior, prior, codebook",
+    "data": "real examples",
+    "metric": "a number measured on held-out data",
+    "provider": "a quantity of the plugin's own",
+    "reporter": "a listener to the run's events",
+}
+
+PLAYERS: Final = ("generator", "discriminator")
+
+FACTS: Final = {
+    "sample_shape": "shape of one example without its batch axis: (c, h, w) for images, (d,) for vectors",
+    "code_shape": "shape of what the encoder returns, stated by the latent (gaussian: 2 * dim)",
+    "z_shape": "shape of one latent sample, stated by the latent",
+    "latent_dim": "number of values in one latent sample",
+    "judged_shape": "shape of one example that this discriminator sees as `x`",
+    "num_classes": "number of classes; exists when the data has labels",
+    "output_activation": "'tanh' (model space is [-1, 1]) or 'identity'",
+    "steps": "length of the run in generator updates",
+}
+
+QUANTITIES: Final = {
+    "x": "real batch in model space, `b ...`; images `b c h w` in [-1, 1]",
+    "label": "class index, `b`; exists when the data has labels",
+    "fake_label": "class index for generated samples, `b`; exists when the data has labels",
+    "code": "what the encoder returned, `b ...`",
+    "posterior": "q(z|x), an object with `mean`, `sample(noise)`, `kl(prior, z)`; exists with an encoder",
+    "z": "a sample of the posterior, `b d` or `b d h w`; exists with an encoder",
+    "prior": "p(z), an object with `sample(noise)` and `log_prob(z)`; exists when the latent has a prior",
+    "z_prior": "a sample of the prior; exists when the latent has a prior",
+    "recon_raw": "decoder(z) before the output activation; exists with an encoder and a decoder",
+    "recon": "decoder(z) in model space",
+    "fake_raw": "decoder(z_prior) before the output activation; exists with a prior and a decoder",
+    "fake": "decoder(z_prior) in model space",
+    "real_logits": "what this loss's discriminator says of the real batch, `b ...`",
+    "fake_logits": "what it says of one generated batch, `b ...`; a term is averaged over the recipe's `fake` list",
+    "real_features": "its inner activations on the real batch, a list of tensors",
+    "fake_features": "its inner activations on one generated batch",
+    "recon_features": "its inner activations on `recon`",
+    "judged_real": "the real batch as this discriminator saw it",
+    "judged_fake": "one generated batch as this discriminator saw it",
+    "critic": "this loss's discriminator as a function of the roles it names: logits, no side effects, float32",
+    "decode": "the decoder as a function of its roles, raw values, no side effects",
+    "encode": "the encoder as a function of its roles, no side effects",
+    "noise": "standard normal noise shaped like `x`, a stream of its own for everyone who asks",
+    "noise_z": "standard normal noise shaped like `z`, a stream of its own for everyone who asks",
+    "uniform": "uniform [0, 1) noise, `b`, a stream of its own for everyone who asks",
+    "step": "training step from 1, a scalar tensor",
+    "progress": "fraction of the run that is done, a scalar tensor in [0, 1]",
+}
+
+CRITIC_QUANTITIES: Final = frozenset(
+    {
+        "real_logits",
+        "fake_logits",
+        "real_features",
+        "fake_features",
+        "recon_features",
+        "judged_real",
+        "judged_fake",
+        "critic",
+    }
+)
+"""Those that belong to one discriminator; the recipe's `discriminator = NAME` says which."""

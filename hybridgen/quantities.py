@@ -1,0 +1,445 @@
+"""From names to definitions: what every `forward` of a recipe receives, resolved when the model is built.
+
+`Wiring.key(name, scope)` answers "which quantity does this parameter get?" and records how it is computed; a name that
+does not exist here raises `Missing` with the reason. Two readers of one name share one definition, hence one computation.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridgen.data import SampleSpec
+from hybridgen.errors import Problem
+from hybridgen.graph import Definition
+from hybridgen.names import CRITIC_QUANTITIES, QUANTITIES
+from hybridgen.recipe import Critic, Recipe
+from hybridgen.signature import asks
+
+NOISE = ("noise", "noise_z", "uniform")
+PER_FAKE = frozenset({"fake_logits", "fake_features", "judged_fake"})
+LEAVES = frozenset({"x", "label", "fake_label", "step", "progress"})
+
+
+class Missing(Exception):  # noqa: N818  (an answer, turned into a Problem where the asker is known)
+    """A quantity that does not exist in this recipe; the message says why."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Who asks, and for which discriminator and which of its generated batches."""
+
+    asker: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    critic: str = ""
+    fake: int = 0
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A leaf that the trainer draws each step: `kind` "normal" or "uniform", `shape` without the batch axis."""
+
+    kind: str
+    shape: tuple[int, ...]
+
+
+class Wiring:
+    """The definitions of a recipe's quantities as they are asked for."""
+
+    def __init__(self, recipe: Recipe, spec: SampleSpec, parts: Mapping[str, nn.Module | Callable[..., Any]]) -> None:
+        self.recipe = recipe
+        self.spec = spec
+        self.parts = parts
+        self.definitions: dict[str, Definition] = {}
+        self.noise: dict[str, Noise] = {}
+        self._offered = _offered(parts)
+        self._open: list[str] = []
+        self._standard: dict[str, Callable[[], Definition]] = {
+            "code": self._code,
+            "posterior": self._posterior,
+            "z": self._z,
+            "prior": self._prior,
+            "z_prior": self._z_prior,
+            "recon_raw": partial(self._decoded, "recon_raw", "z"),
+            "fake_raw": partial(self._decoded, "fake_raw", "z_prior"),
+            "recon": partial(self._activated, "recon"),
+            "fake": partial(self._activated, "fake"),
+            "decode": partial(self._view, "decode", "decoder", "z"),
+            "encode": partial(self._view, "encode", "encoder", "x"),
+        }
+
+    # -- one name ------------------------------------------------------------------------------------------------
+
+    def key(self, name: str, scope: Scope) -> str:
+        """The key of the quantity that a parameter called `name` receives. Raises Missing with the reason."""
+        if name in scope.inputs:
+            return self.key(scope.inputs[name], replace(scope, inputs={}))
+        if name in LEAVES:
+            if name.endswith("label") and not self.spec.classes:
+                raise Missing("the data has no labels")
+            return name
+        if name in NOISE:
+            return self._noise(name, scope)
+        if name in CRITIC_QUANTITIES:
+            return self._of_critic(name, scope)
+        if name in self._standard:
+            return self._define(name, self._standard[name])
+        if name in self.recipe.quantities:
+            return self._provided(name, scope)
+        if name in self._offered:
+            return self._define(name, partial(self._offered_definition, name, scope))
+        raise Missing(self._unknown(name))
+
+    def arguments(self, function: Callable[..., Any], scope: Scope) -> tuple[tuple[str, str], ...]:
+        """What each parameter of a method receives; one with a default is left out where its name does not exist."""
+        found = []
+        for ask in asks(function):
+            try:
+                found.append((ask.name, self.key(ask.name, scope)))
+            except Missing as missing:
+                if ask.required:
+                    raise Missing(f"asks for `{ask.name}`: {missing}") from None
+        return tuple(found)
+
+    def problem(self, path: str, what: str, missing: Missing) -> Problem:
+        """A Missing where the asker is known."""
+        return Problem(f"{what} {missing}", self.recipe.where(path), path)
+
+    def names(self) -> list[str]:
+        """Every name that exists in this recipe, for messages and for `check`."""
+        known = [*QUANTITIES, *self.recipe.quantities, *self._offered]
+        return [name for name in known if self._exists(name)]
+
+    def per_fake(self, function: Callable[..., Any], inputs: Mapping[str, str]) -> bool:
+        """Whether a method asks, directly or through providers, for one generated batch of its discriminator."""
+        return bool(self._scoped(function, inputs) & PER_FAKE)
+
+    def _exists(self, name: str) -> bool:
+        before, noise = dict(self.definitions), dict(self.noise)
+        try:
+            critics = self.recipe.critics
+            self.key(name, Scope("", critic=next(iter(critics), "")))
+        except Missing:
+            return False
+        finally:
+            self.definitions, self.noise = before, noise
+        return True
+
+    def _unknown(self, name: str) -> str:
+        names = self.names()
+        close = difflib.get_close_matches(name, names, n=1)
+        guess = f"did you mean `{close[0]}`? " if close else ""
+        return f"there is no quantity of that name; {guess}here exist: {', '.join(names)}"
+
+    def _define(self, key: str, make: Callable[[], Definition]) -> str:
+        if key in self._open:
+            raise Missing(f"it depends on itself ({' -> '.join([*self._open[self._open.index(key) :], key])})")
+        if key not in self.definitions:
+            self._open.append(key)
+            try:
+                definition = make()
+            finally:
+                self._open.pop()
+            self.definitions[key] = definition
+        return key
+
+    # -- latents, networks -----------------------------------------------------------------------------------------
+
+    def _part(self, path: str, why: str = "") -> nn.Module:
+        part = self.parts.get(path)
+        if not isinstance(part, nn.Module):
+            raise Missing(f"there is no [{path}] in this recipe{why}")
+        return part
+
+    def _prior_object(self) -> Any:
+        latent = self._part("latent")
+        prior = getattr(latent, "prior", None)
+        if prior is None or prior() is None:
+            used = self.recipe.latent.component.name if self.recipe.latent else ""
+            raise Missing(f"latent '{used}' has no prior to sample from")
+        return prior()
+
+    def _network(self, key: str, path: str, bound: Mapping[str, str], forbidden: Mapping[str, str]) -> Definition:
+        """A call of an encoder or decoder: its roles bound to quantities, the rest asked for by name."""
+        module = self._part(path)
+        part = self.recipe.encoder if path == "encoder" else self.recipe.decoder
+        inputs = {**bound, **(part.inputs if part else {}), **({} if key != "fake_raw" else bound)}
+        arguments = []
+        for ask in asks(module.forward):
+            if ask.name in forbidden and ask.name not in inputs:
+                if ask.required:
+                    raise Missing(forbidden[ask.name])
+                continue
+            try:
+                arguments.append((ask.name, self.key(ask.name, Scope(path, inputs))))
+            except Missing as missing:
+                if ask.required:
+                    raise Missing(f"[{path}] asks for `{ask.name}`: {missing}") from None
+        return Definition(key, tuple(arguments), path, network=True)
+
+    def _code(self) -> Definition:
+        self._part("encoder")
+        return self._network("code", "encoder", {}, {})
+
+    def _posterior(self) -> Definition:
+        self._part("encoder", ", hence no posterior")
+        latent = self._part("latent")
+        return Definition("posterior", self.arguments(latent.posterior, Scope("latent")), "latent", "posterior")
+
+    def _z(self) -> Definition:
+        posterior = self.key("posterior", Scope("latent"))
+        return Definition("z", (("source", posterior), ("noise", self._latent_noise("z"))), function=_sample)
+
+    def _prior(self) -> Definition:
+        self._prior_object()
+        return Definition("prior", (), "latent", "prior")
+
+    def _z_prior(self) -> Definition:
+        # the batch size of the noise is that of x, so samples of the prior come in the same number
+        prior = self.key("prior", Scope("latent"))
+        return Definition("z_prior", (("source", prior), ("noise", self._latent_noise("z_prior"))), function=_sample)
+
+    def _latent_noise(self, purpose: str) -> str:
+        latent = self._part("latent")
+        shape = tuple(getattr(latent, "noise_shape", None) or latent.z_shape)  # type: ignore[arg-type]
+        self.noise[f"noise@{purpose}"] = Noise("normal", shape)
+        return f"noise@{purpose}"
+
+    def _decoded(self, key: str, z: str) -> Definition:
+        self._part("decoder")
+        self.key(z, Scope("decoder"))
+        if key == "recon_raw":
+            return self._network(key, "decoder", {"z": z}, {})
+        bound = {"z": z, "label": "fake_label"}
+        return self._network(key, "decoder", bound, {"x": "a decoder that asks for `x` can't decode prior samples"})
+
+    def _activated(self, name: str) -> Definition:
+        raw = self.key(f"{name}_raw", Scope("decoder"))
+        return Definition(name, (("raw", raw),), function=partial(activate, kind=self.spec.activation))
+
+    def _view(self, key: str, path: str, role: str) -> Definition:
+        module = self._part(path)
+        roles = tuple(
+            (ask.name, self.key(ask.name, Scope(path)))
+            for ask in asks(module.forward)
+            if ask.name != role and ask.required
+        )
+        return Definition(key, roles, path, view=True, local=True)
+
+    # -- noise, providers, quantities that components offer --------------------------------------------------------
+
+    def _noise(self, name: str, scope: Scope) -> str:
+        shape: tuple[int, ...] = ()
+        if name == "noise":
+            shape = self.spec.shape
+        elif name == "noise_z":
+            shape = tuple(self._part("latent").z_shape)  # type: ignore[arg-type]
+        key = f"{name}@{scope.asker}"
+        self.noise[key] = Noise("uniform" if name == "uniform" else "normal", shape)
+        return key
+
+    def _provided(self, name: str, scope: Scope) -> str:
+        spec = self.recipe.quantities[name]
+        path = f"quantity.{name}"
+        part = self.parts[path]
+        function = part.forward if isinstance(part, nn.Module) else part
+        inner = replace(scope, asker=path, inputs=spec.inputs)
+        scoped = self._scoped(function, spec.inputs)
+        key = name
+        if scoped:
+            key = f"{name}@{scope.critic}" + (f".{scope.fake}" if scoped & PER_FAKE else "")
+
+        def make() -> Definition:
+            arguments = self.arguments(function, inner)
+            if isinstance(part, nn.Module):
+                return Definition(key, arguments, path)
+            return Definition(key, arguments, function=part, local=True)
+
+        return self._define(key, make)
+
+    def _scoped(self, function: Callable[..., Any], inputs: Mapping[str, str]) -> frozenset[str]:
+        """The discriminator's quantities that a method asks for, directly or through providers."""
+        found: set[str] = set()
+        stack, seen = [(function, inputs)], set()
+        while stack:
+            method, bound = stack.pop()
+            for ask in asks(method):
+                name = bound.get(ask.name, ask.name)
+                if name in CRITIC_QUANTITIES:
+                    found.add(name)
+                elif name in self.recipe.quantities and name not in seen:
+                    seen.add(name)
+                    part = self.parts[f"quantity.{name}"]
+                    inner = part.forward if isinstance(part, nn.Module) else part
+                    stack.append((inner, self.recipe.quantities[name].inputs))
+        return frozenset(found)
+
+    def _offered_definition(self, name: str, scope: Scope) -> Definition:
+        owners = self._offered[name]
+        if len(owners) > 1:
+            raise Missing(f"several parts offer `{name}`: {', '.join(owners)}")
+        path = owners[0]
+        critic = self.loss_critic(path.removeprefix("loss.")) if path.startswith("loss.") else ""
+        method = getattr(self.parts[path], name)
+        return Definition(name, self.arguments(method, Scope(path, critic=critic)), path, name)
+
+    def loss_critic(self, name: str) -> str:
+        """The discriminator that a loss speaks of: the one it names, or the only one."""
+        named = self.recipe.losses[name].discriminator if name in self.recipe.losses else None
+        if named:
+            return named
+        return next(iter(self.recipe.critics)) if len(self.recipe.critics) == 1 else ""
+
+    # -- discriminators --------------------------------------------------------------------------------------------
+
+    def _of_critic(self, name: str, scope: Scope) -> str:
+        if not self.recipe.critics:
+            raise Missing("there is no [discriminator] in this recipe")
+        if not scope.critic:
+            named = ", ".join(f'"{critic}"' for critic in self.recipe.critics)
+            raise Missing(f"there are several discriminators; write `discriminator = ` one of {named}")
+        critic = self.recipe.critics[scope.critic]
+        if name == "critic":
+            return self._critic_view(critic)
+        which = {"real": "real", "fake": f"fake.{scope.fake}", "recon": self._recon_batch(critic)}
+        if name.startswith("judged_"):
+            return self._judged_whole(critic, which[name.removeprefix("judged_")])
+        batch, _, kind = name.partition("_")
+        site = self._judgement(critic, which[batch])
+        pick = _logits if kind == "logits" else partial(_features, critic=critic.path)
+        return self._define(
+            f"{site}.{kind}", lambda: Definition(f"{site}.{kind}", (("judgement", site),), function=pick)
+        )
+
+    def _recon_batch(self, critic: Critic) -> str:
+        """Which of the judged batches is the reconstruction; it is judged for its features alone where none is."""
+        for index, sample in enumerate(critic.fake):
+            if list(sample.values()) == ["recon"]:
+                return f"fake.{index}"
+        return "recon"
+
+    def _sample(self, critic: Critic, batch: str) -> dict[str, str]:
+        if batch == "real":
+            return dict(critic.real)
+        if batch == "recon":
+            return dict.fromkeys(list(critic.real)[:1], "recon")
+        return dict(critic.fake[int(batch.removeprefix("fake."))])
+
+    def judged(self, critic: Critic, batch: str) -> dict[str, str]:
+        """Role -> key of what a discriminator sees of one judged batch, after its augmentation."""
+        found = {}
+        for role, quantity in self._sample(critic, batch).items():
+            try:
+                key = self.key(quantity, Scope(critic.path, critic=critic.name))
+            except Missing as missing:
+                raise Missing(f"judges `{quantity}`: {missing}") from None
+            found[role] = self._augmented(critic, batch, role, key) if role == "x" and critic.augment else key
+        return found
+
+    def _augmented(self, critic: Critic, batch: str, role: str, key: str) -> str:
+        path = f"{critic.path}.augment"
+        part = self.parts[path]
+        function = part.forward if isinstance(part, nn.Module) else part
+        name = f"{critic.path}.{batch}.augmented"
+
+        def make() -> Definition:
+            # each batch has noise of its own; the asker's name is what tells the streams apart
+            arguments = tuple(
+                (ask.name, key if ask.name == role else self.key(ask.name, Scope(name, critic=critic.name)))
+                for ask in asks(function)
+            )
+            if isinstance(part, nn.Module):
+                return Definition(name, arguments, path)
+            return Definition(name, arguments, function=part, local=True)
+
+        return self._define(name, make)
+
+    def _judgement(self, critic: Critic, batch: str) -> str:
+        """The key of one call of the discriminator: logits and features of one judged batch."""
+        site = f"{critic.path}.{batch}"
+
+        def make() -> Definition:
+            module = self._part(critic.path)
+            judged = self.judged(critic, batch)
+            return Definition(site, self._critic_arguments(critic, module, judged), critic.path, network=True)
+
+        return self._define(site, make)
+
+    def _critic_arguments(
+        self, critic: Critic, module: nn.Module, judged: Mapping[str, str]
+    ) -> tuple[tuple[str, str], ...]:
+        wanted = asks(module.forward)
+        for role in judged:
+            if role not in {ask.name for ask in wanted}:
+                roles = ", ".join(ask.name for ask in wanted)
+                raise Missing(f"judges a sample with the role `{role}`, but this network asks for: {roles}")
+        from_prior = any(self._from_prior(key) for key in judged.values())
+        inputs = {"label": "fake_label"} if from_prior else {}
+        arguments = []
+        for ask in wanted:
+            if ask.name in judged:
+                arguments.append((ask.name, judged[ask.name]))
+                continue
+            try:
+                arguments.append((ask.name, self.key(ask.name, Scope(critic.path, {**inputs, **critic.inputs}))))
+            except Missing as missing:
+                if ask.required:
+                    raise Missing(f"[{critic.path}] asks for `{ask.name}`: {missing}") from None
+        return tuple(arguments)
+
+    def _from_prior(self, key: str) -> bool:
+        if key == "z_prior":
+            return True
+        definition = self.definitions.get(key)
+        return definition is not None and any(self._from_prior(k) for k in definition.inputs)
+
+    def _judged_whole(self, critic: Critic, batch: str) -> str:
+        """What was judged: the tensor, or role -> tensor where the sample is a joint one."""
+        judged = self.judged(critic, batch)
+        if len(judged) == 1:
+            return next(iter(judged.values()))
+        key = f"{critic.path}.{batch}.judged"
+        return self._define(key, lambda: Definition(key, tuple(judged.items()), function=dict, local=True))
+
+    def _critic_view(self, critic: Critic) -> str:
+        module = self._part(critic.path)
+        judged = self.judged(critic, "real")
+        others = tuple(
+            pair for pair in self._critic_arguments(critic, module, judged) if pair[0] not in judged
+        )
+        key = f"{critic.path}.critic"
+        return self._define(key, lambda: Definition(key, others, critic.path, view=True, local=True))
+
+
+def activate(raw: Tensor, *, kind: str) -> Tensor:
+    """From a decoder's raw values to model space: tanh for images, nothing for real vectors."""
+    return torch.tanh(raw) if kind == "tanh" else raw
+
+
+def _sample(source: Any, noise: Tensor) -> Tensor:
+    return source.sample(noise)
+
+
+def _logits(judgement: Any) -> Tensor:
+    return judgement[0] if isinstance(judgement, (tuple, list)) else judgement
+
+
+def _features(judgement: Any, *, critic: str) -> list[Tensor]:
+    if not isinstance(judgement, (tuple, list)) or len(judgement) < 2:
+        raise TypeError(f"[{critic}] returns logits only; its features are asked for: return (logits, [features])")
+    return list(judgement[1])
+
+
+def _offered(parts: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Names of quantities that components list in their `quantities` attribute -> the parts that offer them."""
+    found: dict[str, list[str]] = {}
+    for path, part in parts.items():
+        for name in getattr(part, "quantities", ()):
+            found.setdefault(name, []).append(path)
+    return found

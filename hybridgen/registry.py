@@ -1,0 +1,330 @@
+"""Plugins: found through entry points, each loaded for itself, its failure a fact to list and never fatal.
+
+A plugin that fails is an error only for the recipe that needs it. Component references are imported when a recipe uses
+them, so listing everything that is installed starts no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from hybridgen import hookspecs
+from hybridgen.errors import PluginError, Problem
+from hybridgen.names import API, KINDS
+
+if TYPE_CHECKING:
+    import click
+
+GROUP = "hybridgen"
+DISABLE = "HYBRIDGEN_DISABLE_PLUGINS"
+HEAVY = ("torch", "numpy")
+NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named thing that a recipe can use; `reference` is "package.module:Attribute", or the object itself."""
+
+    kind: str
+    name: str
+    reference: Any
+    plugin: str
+    distribution: str
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.plugin}:{self.name}"
+
+    def load(self) -> Any:
+        """Import the component. Raises PluginError with the cause, whatever the import raised."""
+        if not isinstance(self.reference, str):
+            return self.reference
+        module, _, attribute = self.reference.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"{self.kind} '{self.name}' of plugin '{self.plugin}' can't be imported from {self.reference}: "
+                f"{_cause(error)}"
+            ) from error
+
+
+@dataclass
+class Plugin:
+    """One entry point and what became of it: "active", "failed" (with its cause) or "disabled"."""
+
+    name: str
+    distribution: str = ""
+    version: str = ""
+    module: str = ""
+    state: str = "active"
+    cause: str = ""
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    components: list[Component] = field(default_factory=list)
+    recipes: dict[str, Path] = field(default_factory=dict)
+    add_commands: Callable[..., None] | None = None
+
+    def fail(self, cause: str) -> None:
+        self.state = "failed"
+        self.cause = self.cause or cause
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe that a plugin ships."""
+
+    name: str
+    path: Path
+    plugin: str
+    distribution: str
+
+
+class LookupFailure(PluginError):  # noqa: N818
+    """A component that can't be used; `problem` says why and what to write."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+class Register:
+    """What a manifest's `register_components` receives: one method for each kind."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        self._plugin = plugin
+
+    def _add(self, kind: str, name: str, reference: Any) -> None:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(f"{kind} name {name!r}: expected lower-case letters, digits and dashes")
+        if isinstance(reference, str) and not REFERENCE.fullmatch(reference):
+            raise ValueError(f"{kind} '{name}': reference {reference!r} is not of the form 'package.module:Attribute'")
+        if any((c.kind, c.name) == (kind, name) for c in self._plugin.components):
+            raise ValueError(f"{kind} '{name}' is registered twice")
+        self._plugin.components.append(Component(kind, name, reference, self._plugin.name, self._plugin.distribution))
+
+    def encoder(self, name: str, reference: Any) -> None:
+        self._add("encoder", name, reference)
+
+    def decoder(self, name: str, reference: Any) -> None:
+        self._add("decoder", name, reference)
+
+    def discriminator(self, name: str, reference: Any) -> None:
+        self._add("discriminator", name, reference)
+
+    def loss(self, name: str, reference: Any) -> None:
+        self._add("loss", name, reference)
+
+    def latent(self, name: str, reference: Any) -> None:
+        self._add("latent", name, reference)
+
+    def data(self, name: str, reference: Any) -> None:
+        self._add("data", name, reference)
+
+    def metric(self, name: str, reference: Any) -> None:
+        self._add("metric", name, reference)
+
+    def provider(self, name: str, reference: Any) -> None:
+        self._add("provider", name, reference)
+
+    def reporter(self, name: str, reference: Any) -> None:
+        self._add("reporter", name, reference)
+
+
+class Registry:
+    """Everything that is installed: plugins with their states, and what they offer."""
+
+    def __init__(self, plugins: Iterable[Plugin]) -> None:
+        self.plugins = tuple(plugins)
+
+    def components(self, kind: str | None = None) -> list[Component]:
+        """What active plugins offer, of one kind or of all."""
+        return [c for p in self.plugins if p.state == "active" for c in p.components if kind in (None, c.kind)]
+
+    def recipes(self) -> dict[str, RecipeFile]:
+        """Name -> recipe file; a name that two plugins ship exists only as `plugin:name`."""
+        active = [p for p in self.plugins if p.state == "active"]
+        names = [name for plugin in active for name in plugin.recipes]
+        return {
+            (name if names.count(name) == 1 else f"{plugin.name}:{name}"): RecipeFile(
+                name, path, plugin.name, plugin.distribution
+            )
+            for plugin in active
+            for name, path in plugin.recipes.items()
+        }
+
+    def add_commands(self, group: click.Group) -> None:
+        """Let every plugin add its subcommands; one that raises is noted in its problems and hides no other."""
+        for plugin in self.plugins:
+            if plugin.state == "active" and plugin.add_commands is not None:
+                try:
+                    plugin.add_commands(group=group)
+                except (Exception, SystemExit) as error:
+                    plugin.problems.append(f"its hook `commands` raised {_cause(error)}")
+
+    def find(self, kind: str, name: str, *, home: str = "") -> Component:
+        """The component that `name` means: "plugin:name", or a bare name where it is unique.
+
+        home: the distribution of the recipe that wrote the name; among several owners its own is meant, so that no
+        installation of something else can break a recipe that a package ships.
+        Raises LookupFailure with the reason and what to write.
+        """
+        owner, _, bare = name.rpartition(":")
+        offers = [
+            (plugin, component)
+            for plugin in self.plugins
+            for component in plugin.components
+            if (component.kind, component.name) == (kind, bare) and owner in ("", plugin.name)
+        ]
+        if owner:
+            plugin = next((p for p in self.plugins if p.name == owner), None)
+            if plugin is None:
+                known = ", ".join(p.name for p in self.plugins)
+                raise LookupFailure(Problem(f"there is no plugin '{owner}'", hint=f"installed: {known}"))
+            if plugin.state != "active":
+                raise LookupFailure(_unusable(plugin, f"{kind} '{name}'"))
+        usable = [pair for pair in offers if pair[0].state == "active"]
+        if len(usable) > 1:
+            usable = [pair for pair in usable if home and pair[0].distribution == home] or usable
+        if len(usable) == 1:
+            return usable[0][1]
+        if usable:
+            written = " or ".join(f'"{component.qualified}"' for _, component in usable)
+            raise LookupFailure(Problem(f"several plugins offer the {kind} '{name}'", hint=f"write {written}"))
+        if offers:
+            raise LookupFailure(_unusable(offers[0][0], f"{kind} '{name}'"))
+        raise LookupFailure(self._unknown(kind, bare, owner))
+
+    def _unknown(self, kind: str, name: str, owner: str) -> Problem:
+        names = sorted({c.name for c in self.components(kind) if owner in ("", c.plugin)})
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        hint += f"there are: {', '.join(names) or 'none'}"
+        broken = [p for p in self.plugins if p.state == "failed" or p.problems]
+        if broken:
+            told = "; ".join(f"{p.name}: {p.cause or p.problems[0]}" for p in broken)
+            hint += f" (plugins with problems, which might have offered it: {told})"
+        return Problem(f"there is no {kind} '{name}'", hint=hint)
+
+
+def _unusable(plugin: Plugin, what: str) -> Problem:
+    if plugin.state == "disabled":
+        return Problem(f"{what} belongs to the plugin '{plugin.name}', which is disabled", hint="enable it to use it")
+    return Problem(f"{what} belongs to the plugin '{plugin.name}', which failed: {plugin.cause}", plugin=plugin.name)
+
+
+def load_registry(*, disabled: Iterable[str] = (), extra: Mapping[str, object] | None = None) -> Registry:
+    """Discover every plugin. Never raises for a plugin's sake: a failure is its state, with the cause.
+
+    disabled: names never imported, added to those of the environment variable HYBRIDGEN_DISABLE_PLUGINS.
+    extra: name -> an object with hook implementations, for notebooks and tests.
+    """
+    off = {name.strip() for name in (*disabled, *os.environ.get(DISABLE, "").split(",")) if name.strip()}
+    manager = pluggy.PluginManager("hybridgen")
+    manager.add_hookspecs(hookspecs)
+    found = sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.dist.name if e.dist else ""))
+    plugins: list[Plugin] = []
+    for entry in found:
+        dist = entry.dist
+        plugin = Plugin(entry.name, dist.name if dist else "", dist.version if dist else "", entry.value)
+        before = next((p for p in plugins if p.name == plugin.name), None)
+        plugins.append(plugin)
+        if before is not None:
+            if before.distribution == plugin.distribution:  # one installation, seen through two paths
+                plugins.pop()
+            else:
+                plugin.fail(
+                    f"the name '{plugin.name}' is taken by {before.distribution}; {plugin.distribution} must use another"
+                )
+        elif plugin.name in off:
+            plugin.state = "disabled"
+        else:
+            _load(manager, plugin, entry)
+    for name, manifest in (extra or {}).items():
+        plugin = Plugin(name, module=type(manifest).__name__)
+        plugins.append(plugin)
+        _adopt(manager, plugin, manifest)
+    return Registry(plugins)
+
+
+def _load(manager: pluggy.PluginManager, plugin: Plugin, entry: EntryPoint) -> None:
+    started = time.perf_counter()
+    light = {name for name in HEAVY if name not in sys.modules}
+    try:
+        manifest = entry.load()
+    except (Exception, SystemExit) as error:
+        plugin.fail(f"importing {entry.value} raised {_cause(error)}")
+        return
+    finally:
+        plugin.seconds = time.perf_counter() - started
+    heavy = sorted(name for name in light if name in sys.modules)
+    if heavy:
+        plugin.problems.append(
+            f"its manifest {entry.value} imports {' and '.join(heavy)}, which makes every command slow; "
+            'import it in the modules that `register` names as "package.module:Attribute"'
+        )
+    _adopt(manager, plugin, manifest)
+
+
+def _adopt(manager: pluggy.PluginManager, plugin: Plugin, manifest: object) -> None:
+    """Check a manifest's interface number and hook names, then call its hooks one by one."""
+    number = getattr(manifest, "HYBRIDGEN_API", 1)
+    if number != API:
+        plugin.fail(
+            f"it speaks plugin interface {number}, this hybridgen speaks {API}; install a version made for it"
+        )
+        return
+    try:
+        implementations = _hooks(manager, plugin, manifest)
+        if "register_components" in implementations:
+            implementations["register_components"](register=Register(plugin))
+        if "recipes" in implementations:
+            folder = Path(implementations["recipes"]())
+            plugin.recipes = {path.stem: path for path in sorted(folder.glob("*.toml"))}
+        plugin.add_commands = implementations.get("commands")
+    except (Exception, SystemExit) as error:
+        plugin.fail(_cause(error))
+
+
+def _hooks(manager: pluggy.PluginManager, plugin: Plugin, manifest: object) -> dict[str, Callable[..., Any]]:
+    """Hook name -> implementation of one manifest; names that are no hooks become problems with a suggestion."""
+    known = [name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), "hybridgen_spec")]
+    for name in dir(manifest):
+        if hasattr(getattr(manifest, name, None), "hybridgen_impl") and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"hooks are: {', '.join(known)}"
+            plugin.problems.append(f"`{name}` is no hook; {hint}")
+    manager.register(manifest, plugin.name)
+    found = {}
+    for name in known:
+        for implementation in getattr(manager.hook, name).get_hookimpls():
+            if implementation.plugin is manifest:
+                function, names = implementation.function, implementation.argnames
+                found[name] = _limited(function, names)
+    return found
+
+
+def _limited(function: Callable[..., Any], names: Iterable[str]) -> Callable[..., Any]:
+    """A hook implementation takes the arguments that its signature names, as pluggy has it."""
+    wanted = tuple(names)
+    return lambda **given: function(**{name: given[name] for name in wanted})
+
+
+def _cause(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, SystemExit):
+        return f"SystemExit({error.code!r})"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,195 @@
+"""A trained model in use: sample, encode, decode, reconstruct, interpolate.
+
+Tensors go in and come out in model space (images `b c h w` in [-1, 1]), on the CPU unless a device is asked for. This
+module imports neither the step nor the loop: a deployed model carries no trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridgen import randomness
+from hybridgen.checkpoint import latest, load_checkpoint
+from hybridgen.data import SampleSpec
+from hybridgen.errors import RunError, UnavailableError, UserError
+from hybridgen.graph import Env, Graph, nodes
+from hybridgen.model import Model, build, load_parts
+from hybridgen.quantities import Missing, Scope
+from hybridgen.recipe import load_recipe
+from hybridgen.registry import Registry
+from hybridgen.run_folder import find_run
+
+CHUNK = 512
+
+
+class GenerativeModel:
+    """What a trained recipe can do. A function that it cannot offer says what would make it possible.
+
+    parts: the modules to compute with, in eval mode (the averaged ones of a run).
+    label_frequencies: how often each class was seen, from which labels are drawn when none are given.
+    """
+
+    def __init__(
+        self, model: Model, parts: Mapping[str, nn.Module], label_frequencies: Sequence[float] | None = None
+    ) -> None:
+        self._model = model
+        self._parts = parts
+        self._frequencies = list(label_frequencies) if label_frequencies else None
+        self.device = next((p.device for m in parts.values() for p in m.parameters()), torch.device("cpu"))
+
+    @property
+    def recipe_name(self) -> str:
+        return self._model.recipe.name
+
+    @property
+    def spec(self) -> SampleSpec:
+        """What one example looks like."""
+        return self._model.spec
+
+    def sample(self, count: int, *, seed: int = 0, label: int | Sequence[int] | Tensor | None = None) -> Tensor:
+        """`count` new examples, `b ...` in model space: decoder(z), z from the prior.
+
+        label: the class of each, for conditional models; without it classes are drawn as often as the data had them.
+        Raises UnavailableError for a model without a prior.
+        """
+        fake = self._need("fake", "sample")
+        z_prior = self._need("z_prior", "sample")
+        prior = self._run([z_prior], self._noise(z_prior, count, seed), ())
+        env = {"z_prior": prior[z_prior]} | self._labels(count, label, seed)
+        return self._chunked(fake, env, given=[z_prior])
+
+    def encode(self, x: Tensor, *, label: Tensor | None = None) -> Tensor:
+        """The posterior's mean for each example, `b d` (or `b d h w`). Raises UnavailableError without an encoder."""
+        posterior = self._need("posterior", "encode")
+        x = self._checked(x)
+        env = {"x": x} | self._labels(len(x), label, 0, "label")
+        return self._chunked(posterior, env, pick="mean")
+
+    def decode(self, z: Tensor, *, label: int | Sequence[int] | Tensor | None = None) -> Tensor:
+        """Examples for the latents `z`, `b d` -> `b ...` in model space. Raises UnavailableError without a decoder."""
+        z = z.to(self.device)
+        try:
+            name, given = self._key("fake"), "z_prior"
+        except Missing:
+            name, given = self._need("recon", "decode"), "z"
+        return self._chunked(name, {given: z} | self._labels(len(z), label, 0), given=[given])
+
+    def reconstruct(self, x: Tensor, *, label: Tensor | None = None) -> Tensor:
+        """decoder(posterior mean of x), shaped like `x`. Raises UnavailableError without an encoder."""
+        recon = self._need("recon", "reconstruct")
+        x = self._checked(x)
+        z = self.encode(x, label=label)
+        return self._chunked(recon, {"x": x, "z": z} | self._labels(len(x), label, 0, "label"), given=["z"])
+
+    def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 8) -> Tensor:
+        """Examples along the line between the codes of `a` and `b`, both `b ...`: returns `b steps ...`.
+
+        The first and last are the reconstructions of `a` and `b`. Raises UnavailableError without an encoder.
+        """
+        if a.shape != b.shape:
+            raise UserError(f"interpolate wants two batches of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+        if steps < 2:
+            raise UserError(f"interpolate wants at least 2 steps, got {steps}")
+        start, end = self.encode(a), self.encode(b)
+        way = torch.linspace(0, 1, steps, device=start.device)
+        z = torch.stack([torch.lerp(start, end, t) for t in way], dim=1)  # b steps d
+        return self.decode(z.flatten(0, 1)).unflatten(0, (len(a), steps))
+
+    # -- how ---------------------------------------------------------------------------------------------------------
+
+    def _key(self, name: str) -> str:
+        return self._model.wiring.key(name, Scope("use"))
+
+    def _need(self, name: str, verb: str) -> str:
+        try:
+            return self._key(name)
+        except Missing as missing:
+            raise UnavailableError(
+                f"this model ({self.recipe_name}) cannot {verb}: {missing}. {_REMEDY.get(verb, '')}".strip()
+            ) from None
+
+    def _noise(self, key: str, count: int, seed: int) -> Env:
+        leaves = Graph(self._model.wiring.definitions).leaves_of([key])
+        noise = {k: self._model.noise[k] for k in leaves if k in self._model.noise}
+        return {
+            k: randomness.normal((count, *n.shape), torch.device("cpu"), seed, "sample", k).to(self.device)
+            for k, n in noise.items()
+        }
+
+    def _labels(self, count: int, label: Any, seed: int, name: str = "fake_label") -> Env:
+        classes = len(self.spec.classes)
+        if not classes:
+            if label is not None:
+                raise UnavailableError(f"this model ({self.recipe_name}) knows no labels: its data had none")
+            return {}
+        if label is None:
+            weights = torch.tensor(self._frequencies or [1.0] * classes)
+            generator = randomness.generator(torch.device("cpu"), seed, "sample", "label")
+            label = torch.multinomial(weights, count, replacement=True, generator=generator)
+        label = torch.as_tensor(label, dtype=torch.long)
+        label = label.expand(count) if label.ndim == 0 else label
+        if len(label) != count or int(label.min()) < 0 or int(label.max()) >= classes:
+            raise UserError(f"label wants {count} class indices from 0 to {classes - 1}, or one for all")
+        return {name: label.to(self.device)}
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != tuple(self.spec.shape) or not x.is_floating_point():
+            want = " ".join(str(side) for side in self.spec.shape)
+            raise UserError(
+                f"expected a float batch of shape b {want} in model space, got {x.dtype} of shape {tuple(x.shape)}"
+            )
+        return x.to(self.device)
+
+    @torch.no_grad()
+    def _run(self, targets: Sequence[str], env: Env, given: Sequence[str]) -> Env:
+        env = dict(env)
+        steps = float(self._model.recipe.train.steps)
+        env |= {"step": torch.tensor(steps, device=self.device), "progress": torch.tensor(1.0, device=self.device)}
+        for call in nodes(Graph(self._model.wiring.definitions), targets, self._parts, given=given):
+            call.run(env)
+        return env
+
+    def _chunked(self, key: str, env: Env, *, given: Sequence[str] = (), pick: str = "") -> Tensor:
+        """One quantity for a batch of any size, computed in pieces of bounded memory."""
+        size = next(len(value) for value in env.values())
+        pieces = []
+        for start in range(0, max(size, 1), CHUNK):
+            piece = {name: value[start : start + CHUNK] for name, value in env.items()}
+            value = self._run([key], piece, given)[key]
+            pieces.append(getattr(value, pick) if pick else value)
+        return torch.cat(pieces)
+
+
+_REMEDY = {
+    "sample": "Sampling needs a latent with a prior and a decoder that learns from it",
+    "encode": 'Add an encoder to the recipe (`[encoder] use = "conv"`) and a loss that trains it',
+    "reconstruct": 'Add an encoder to the recipe (`[encoder] use = "conv"`) and a loss that trains it',
+    "decode": 'Add a decoder to the recipe (`[decoder] use = "conv"`)',
+}
+
+
+def load(
+    run: str | Path, *, device: torch.device | str = "cpu", step: int | None = None, registry: Registry | None = None
+) -> GenerativeModel:
+    """The model of a run folder (or the name of a run below `runs/`), with its averaged weights.
+
+    step: a checkpoint other than the newest. Raises RunError when there is no such run or checkpoint.
+    """
+    folder = find_run(run)
+    found = latest(folder / "checkpoints") if step is None else folder / "checkpoints" / f"step-{step:08d}"
+    if found is None or not found.exists():
+        kept = sorted(p.name for p in (folder / "checkpoints").glob("step-*"))
+        raise RunError(f"{folder} has no checkpoint{f' of step {step}' if step else ''}; it holds: {', '.join(kept) or 'none'}")
+    checkpoint = load_checkpoint(found, device=torch.device("cpu"), training=False)
+    recipe = load_recipe(folder / "recipe.toml", registry=registry)
+    spec = SampleSpec.from_dict(checkpoint.metadata["spec"])
+    model = build(recipe, spec, "cpu")
+    load_parts(model.parts, checkpoint.weights | (checkpoint.ema or {}))
+    for module in model.parts.values():
+        module.to(device).eval().requires_grad_(False)
+    return GenerativeModel(model, model.parts, checkpoint.metadata.get("label_frequencies"))

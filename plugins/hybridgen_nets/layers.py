@@ -1,0 +1,71 @@
+"""What the networks share: activations, normalisations, initialisation, spectral normalisation; and their options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+Activation = Annotated[
+    Literal["silu", "relu", "leaky-relu", "gelu"], Field(description="nonlinearity; leaky-relu has slope 0.2")
+]
+Norm = Annotated[
+    Literal["none", "group", "layer", "batch"],
+    Field(description="normalisation; batch couples the samples of a batch, so they are judged apart and cost more passes"),
+]
+Width = Annotated[int, Field(ge=1, description="channels of the first stage; they double with each halving")]
+Units = Annotated[int, Field(ge=1, description="units of each hidden layer")]
+Layers = Annotated[int, Field(ge=1, description="hidden layers")]
+Depth = Annotated[
+    int | None, Field(ge=0, description="halvings of each side; by default until the shorter side is at most 4")
+]
+Dropout = Annotated[float, Field(ge=0, lt=1, description="share of activations dropped")]
+SpectralNorm = Annotated[bool, Field(description="divide each weight by its largest singular value (Miyato et al. 2018)")]
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "silu": nn.SiLU,
+    "relu": nn.ReLU,
+    "leaky-relu": lambda: nn.LeakyReLU(0.2),
+    "gelu": nn.GELU,
+}
+
+
+def activation(name: str) -> nn.Module:
+    return _ACTIVATIONS[name]()
+
+
+def norm(name: str, channels: int, *, spatial: bool) -> list[nn.Module]:
+    """No layer or one. Group norm: the most groups of at least 8 channels, up to 8 (Wu & He 2018, arXiv:1803.08494)."""
+    if name == "none":
+        return []
+    if name == "batch":
+        return [nn.BatchNorm2d(channels) if spatial else nn.BatchNorm1d(channels)]
+    groups = 1 if name == "layer" else max(g for g in (8, 4, 2, 1) if channels % g == 0 and (channels // g >= 8 or g == 1))
+    return [nn.GroupNorm(groups, channels)]
+
+
+def dropout(share: float, *, spatial: bool) -> list[nn.Module]:
+    if not share:
+        return []
+    return [nn.Dropout2d(share) if spatial else nn.Dropout(share)]
+
+
+def initialise(module: nn.Module) -> None:
+    """He's normal initialisation for every weight before a nonlinearity, zero biases (He et al. 2015, arXiv:1502.01852)."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.kaiming_normal_(layer.weight, a=0.2, mode="fan_out" if isinstance(layer, nn.ConvTranspose2d) else "fan_in")
+            if isinstance(layer, nn.ConvTranspose2d):  # stride 2: each output sees a quarter of the kernel
+                layer.weight.data.mul_(2.0)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def normalise_spectrally(module: nn.Module) -> None:
+    """Spectral normalisation on every weight of a discriminator (Miyato et al. 2018, arXiv:1802.05957)."""
+    for layer in list(module.modules()):
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            spectral_norm(layer)
