@@ -172,9 +172,7 @@ class Batches:
         return {"x": x} if self.label is None else {"x": x, "label": self.label[chosen]}
 
 
-def batches_in_order(
-    arrays: Arrays, spec: SampleSpec, batch_size: int, device: torch.device
-) -> Iterator[dict[str, Tensor]]:
+def batches_in_order(arrays: Arrays, spec: SampleSpec, batch_size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """Every example once, in order; the last batch may be short."""
     for start in range(0, len(arrays), batch_size):
         piece = slice(start, start + batch_size)

@@ -30,8 +30,7 @@ def environment(*, registry: Registry, seed: int, device: str) -> dict[str, Any]
         "python": platform.python_version(),
         "packages": versions,
         "plugins": [
-            {"name": p.name, "distribution": p.distribution, "version": p.version, "state": p.state}
-            for p in registry.plugins
+            {"name": p.name, "distribution": p.distribution, "version": p.version, "state": p.state} for p in registry.plugins
         ],
         "platform": platform.platform(),
         "cpu": _cpu(),
@@ -57,9 +56,7 @@ def _git() -> dict[str, Any] | None:
     """Commit of the working directory, and whether it has uncommitted changes; None outside a checkout."""
 
     def ask(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
 
     try:
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "-uno"))}

@@ -69,9 +69,7 @@ def prepare(model: Model) -> Evaluation:
     evaluation = Evaluation(model)
     recipe, wiring = model.recipe, model.wiring
     for name, spec in recipe.metrics.items():
-        metric = construct(
-            spec.component, spec.options, shared_facts(model), path=spec.path, where=recipe.where(spec.path)
-        )
+        metric = construct(spec.component, spec.options, shared_facts(model), path=spec.path, where=recipe.where(spec.path))
         critic = next(iter(recipe.critics)) if len(recipe.critics) == 1 else ""
         critic = getattr(spec, "discriminator", None) or critic
         count = 1

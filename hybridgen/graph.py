@@ -192,19 +192,14 @@ def _call(
         invoke = _invoke(parts[first.part], first.method, is_frozen)
         if first.network:
             invoke = _under_autocast(invoke, autocast)
-        if len(group) == 1:
-            run = _one(first.key, first.arguments, invoke)
-        else:
-            run = _merged(group, invoke)
+        run = _one(first.key, first.arguments, invoke) if len(group) == 1 else _merged(group, invoke)
     else:
         assert first.function is not None
         run = _one(first.key, first.arguments, first.function)
     return Call(group, is_frozen, run)
 
 
-def _one(
-    key: str, arguments: tuple[tuple[str, str], ...], function: Callable[..., Any]
-) -> Callable[[Env], None]:
+def _one(key: str, arguments: tuple[tuple[str, str], ...], function: Callable[..., Any]) -> Callable[[Env], None]:
     def run(env: Env) -> None:
         env[key] = function(**{name: env[k] for name, k in arguments})
 
@@ -212,9 +207,7 @@ def _one(
 
 
 def _merged(group: tuple[Definition, ...], invoke: Callable[..., Any]) -> Callable[[Env], None]:
-    columns = [
-        (role, tuple(d.arguments[i][1] for d in group)) for i, (role, _) in enumerate(group[0].arguments)
-    ]
+    columns = [(role, tuple(d.arguments[i][1] for d in group)) for i, (role, _) in enumerate(group[0].arguments)]
     batched = next(keys for _, keys in columns if keys[0] not in SCALARS)
 
     def run(env: Env) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 WINDOW = 5
@@ -47,9 +48,7 @@ class Finding:
     message: str
 
 
-def findings(
-    rows: Sequence[Event], evaluations: Sequence[Event], steps: int, diversity: float | None = None
-) -> list[Finding]:
+def findings(rows: Sequence[Event], evaluations: Sequence[Event], steps: int, diversity: float | None = None) -> list[Finding]:
     """Everything that the record shows to be unhealthy now; `diversity` is the last picture's (see DIVERSE)."""
     if not rows or rows[-1]["step"] < EARLY * steps:
         return []
@@ -79,15 +78,15 @@ def _collapse(recent: Sequence[Mapping[str, float]]) -> list[Finding]:
     found = []
     for name in recent[-1]:
         weight = name.replace("loss.", "weight.", 1)
-        if name.startswith("loss.kl") and _everywhere(recent, weight, lambda w: w > 0):
-            if _everywhere(recent, name, lambda v: v < COLLAPSED_KL):
-                found.append(
-                    Finding(
-                        "posterior-collapse",
-                        f"posterior collapse: the code costs under {COLLAPSED_KL} nats ({name}), so the decoder ignores it. "
-                        "Lower the KL's weight, warm it up for longer, or weaken the decoder",
-                    )
+        counts = name.startswith("loss.kl") and _everywhere(recent, weight, lambda w: w > 0)
+        if counts and _everywhere(recent, name, lambda v: v < COLLAPSED_KL):
+            found.append(
+                Finding(
+                    "posterior-collapse",
+                    f"posterior collapse: the code costs under {COLLAPSED_KL} nats ({name}), so the decoder ignores it. "
+                    "Lower the KL's weight, warm it up for longer, or weaken the decoder",
                 )
+            )
     return found
 
 
@@ -139,7 +138,7 @@ def _data_bound(recent: Sequence[Mapping[str, float]]) -> list[Finding]:
 
 def _recompiling(recent: Sequence[Mapping[str, float]]) -> list[Finding]:
     graphs = [values.get("graphs", 0.0) for values in recent]
-    if all(later > before for before, later in zip(graphs, graphs[1:], strict=False)):
+    if all(later > before for before, later in pairwise(graphs)):
         what = f"recompiling: {graphs[-1]:.0f} graphs so far and more with each row; something changes shape in every step"
         return [Finding("recompiling", f"{what}. train.compile=false goes on without")]
     return []

@@ -11,29 +11,26 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hybridgen import pictures
 from hybridgen.checkpoint import latest, load_checkpoint, prune, save_checkpoint
-from hybridgen.data import Arrays, Batches, SampleSpec, batches_in_order, open_data
+from hybridgen.data import batches_in_order
 from hybridgen.environment import environment
 from hybridgen.errors import DivergedError, HybridgenError, Interrupted, RunError, UnavailableError
-from hybridgen.evaluate import Evaluation, prepare
-from hybridgen.health import findings
-from hybridgen.model import Model, build, construct, load_parts
+from hybridgen.health import EARLY, findings
 from hybridgen.precision import Choices, choose
-from hybridgen.recipe import Recipe, load_recipe, resolved_toml
-from hybridgen.events import EventLog, read_events, truncate_after
-from hybridgen.record import Record
+from hybridgen.recipe import load_recipe, resolved_toml
 from hybridgen.registry import Registry, load_registry
-from hybridgen.report import make_reporter, save_report
-from hybridgen.run_folder import RunFolder, create_run, find_run, open_run
-from hybridgen.step import Training, train_step
+from hybridgen.report import save_report
+from hybridgen.run_folder import create_run, find_run, open_run
+from hybridgen.session import Prepared, Session, restore
+from hybridgen.step import train_step
+from hybridgen.timing import Clock, Every, Meter
 from hybridgen.use import GenerativeModel
 
 EARLY_ROWS = (1, 10, 100)
@@ -47,40 +44,6 @@ class Outcome:
     path: Path
     step: int
     values: Mapping[str, float]
-
-
-@dataclass
-class Session:
-    """The objects of one run, put together by `_prepare`."""
-
-    recipe: Recipe
-    folder: RunFolder
-    choices: Choices
-    model: Model
-    state: Training
-    data: Batches
-    validation: Arrays | None
-    evaluation: Evaluation
-    frequencies: list[float] | None
-    listeners: list[Any]
-    log: EventLog
-    record: Record
-    start_step: int = 0
-    seconds: float = 0.0  # training time before this process
-    best: float | None = None
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    diversity: float | None = None
-    told: set[str] = field(default_factory=set)
-    checkpoint: Path | None = None
-
-    def emit(self, event: str, **fields: Any) -> dict[str, Any]:
-        """One event to metrics.jsonl and to every listener."""
-        entry = {"event": event, "time": time.time(), **fields}
-        self.log.append(entry)
-        for listener in self.listeners:
-            listener.event(entry)
-        return entry
 
 
 def train(
@@ -101,7 +64,7 @@ def train(
     registry = registry or load_registry()
     loaded = load_recipe(recipe, overrides, registry=registry)
     choices = choose(loaded.train)
-    prepared = _Prepared(loaded, choices)
+    prepared = Prepared(loaded, choices)
     folder = create_run(
         Path(runs),
         loaded.name,
@@ -128,98 +91,10 @@ def resume(run: str | Path, *, report: str = "quiet", registry: Registry | None 
             f"`hybridgen run {folder.path / 'recipe.toml'} train.steps=...`"
         )
     choices = Choices(**saved.metadata["choices"]) if saved else choose(loaded.train)
-    session = _Prepared(loaded, choices).session(folder, report, saved.step if saved else 0)
+    session = Prepared(loaded, choices).session(folder, report, saved.step if saved else 0)
     if saved is not None:
-        _restore(session, saved)
+        restore(session, saved)
     return _run(session, resumed=True)
-
-
-def describe(recipe: Recipe) -> SampleSpec:
-    """What the recipe's data look like, from headers only. Raises DataError."""
-    return _source(recipe).describe()
-
-
-def held_out(run: str | Path, count: int, *, registry: Registry | None = None) -> Tensor:
-    """The first `count` validation examples of a run's data, `b ...` in model space (training ones where none are)."""
-    recipe = load_recipe(find_run(run) / "recipe.toml", registry=registry)
-    source = _source(recipe)
-    splits = open_data(source, recipe.data)
-    arrays = splits.get("validation", splits["train"])
-    spec: SampleSpec = source.describe()
-    return spec.to_model((arrays if len(arrays.x) else splits["train"]).x[:count])
-
-
-def _source(recipe: Recipe) -> Any:
-    data = recipe.data
-    return construct(data.component, data.options, {}, path="data", where=recipe.where("data"))
-
-
-class _Prepared:
-    """Data and model of a recipe: everything that can fail before a run folder exists."""
-
-    def __init__(self, recipe: Recipe, choices: Choices) -> None:
-        self.recipe, self.choices = recipe, choices
-        device = torch.device(choices.device)
-        if recipe.train.deterministic:
-            torch.use_deterministic_algorithms(True)
-        source = _source(recipe)
-        self.spec: SampleSpec = source.describe()
-        self.model = build(recipe, self.spec, device)
-        splits = open_data(source, recipe.data)
-        self.data = Batches(
-            splits["train"], self.spec, recipe.data.batch_size, recipe.train.seed, device, flip=recipe.data.flip
-        )
-        held_out = splits.get("validation")
-        self.validation = held_out if held_out is not None and len(held_out.x) else None
-        labels = splits["train"].label
-        classes = len(self.spec.classes)
-        self.frequencies = (
-            (torch.bincount(labels, minlength=classes) / len(labels)).tolist() if classes and labels is not None else None
-        )
-        self.state = Training(self.model, choices)
-        self.evaluation = prepare(self.model)
-
-    def session(self, folder: RunFolder, report: str, resumed_from: int | None = None) -> Session:
-        recipe = self.recipe
-        listeners = [make_reporter(report, folder=folder.path)]
-        for spec in recipe.reporters.values():
-            made = construct(
-                spec.component,
-                spec.options,
-                {"steps": recipe.train.steps},
-                path=spec.path,
-                where=recipe.where(spec.path),
-            )
-            listeners.append(made)
-        if resumed_from is not None:
-            truncate_after(folder.metrics, resumed_from)
-        past = read_events(folder.metrics) if folder.metrics.exists() else []
-        return Session(
-            recipe,
-            folder,
-            self.choices,
-            self.model,
-            self.state,
-            self.data,
-            self.validation,
-            self.evaluation,
-            self.frequencies,
-            listeners,
-            EventLog(folder.metrics),
-            Record(),
-            start_step=resumed_from or 0,
-            rows=[event for event in past if event["event"] == "row"],
-            evaluations=[event for event in past if event["event"] == "evaluation"],
-        )
-
-
-def _restore(session: Session, saved: Any) -> None:
-    session.model.load_state_dict(saved.weights)
-    load_parts(session.state.averaged, saved.weights | (saved.ema or {}))
-    session.state.load_state_dict(saved.training["state"])
-    session.record.load_state_dict(saved.training["record"])
-    session.seconds = saved.metadata["seconds"]
-    session.best = saved.metadata["best"]
 
 
 # -- the run -----------------------------------------------------------------------------------------------------------
@@ -232,7 +107,7 @@ def _run(session: Session, *, resumed: bool = False) -> Outcome:
     try:
         with torch.random.fork_rng(), _signals() as asked:
             session.emit("start", **_header(session, resumed))
-            for step in _steps(session, clock, asked):
+            for step in _steps(session, clock, asked):  # noqa: B007  (the last one is told below)
                 pass
             if asked:
                 status, message = "interrupted", f"{asked[0]} received; the state after step {step} is saved"
@@ -261,35 +136,6 @@ def _run(session: Session, *, resumed: bool = False) -> Outcome:
     if status == "interrupted":
         raise Interrupted(f"{message}; go on with `hybridgen resume {session.folder.path}`")
     return Outcome(session.folder.path, step, session.evaluations[-1]["values"] if session.evaluations else {})
-
-
-class Clock:
-    """Seconds of training so far, those of earlier processes included."""
-
-    def __init__(self, before: float) -> None:
-        self.before = before
-        self.start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return self.before + time.monotonic() - self.start
-
-
-class Every:
-    """Due every n steps, or every so many seconds ("30s")."""
-
-    def __init__(self, interval: int | str) -> None:
-        self.steps = interval if isinstance(interval, int) else 0
-        self.wait = 0.0 if isinstance(interval, int) else float(interval.removesuffix("s"))
-        self.last = time.monotonic()
-
-    def due(self, step: int) -> bool:
-        if self.steps:
-            return step % self.steps == 0
-        if self.wait and time.monotonic() - self.last >= self.wait:
-            self.last = time.monotonic()
-            return True
-        return False
 
 
 def _steps(session: Session, clock: Clock, asked: list[str]) -> Iterator[int]:
@@ -322,47 +168,6 @@ def _steps(session: Session, clock: Clock, asked: list[str]) -> Iterator[int]:
         yield step
         if asked:
             return
-
-
-class Meter:
-    """Where the time between two rows goes: seconds waiting for data, and samples seen."""
-
-    def __init__(self, samples_per_step: int) -> None:
-        self.samples_per_step = samples_per_step
-        self._reset()
-
-    def _reset(self) -> None:
-        self.waited = self.worked = 0.0
-        self.steps = 0
-
-    def begin(self) -> None:
-        self._mark = time.perf_counter()
-
-    def fetched(self) -> None:
-        now = time.perf_counter()
-        self.waited += now - self._mark
-        self._mark = now
-
-    def stepped(self) -> None:
-        now = time.perf_counter()
-        self.worked += now - self._mark
-        self._mark = now
-        self.steps += 1
-
-    def synchronised(self) -> None:
-        """The device has caught up (a row was read): the wait for it belongs to the steps before."""
-        self.worked += time.perf_counter() - self._mark
-
-    def read(self) -> dict[str, float]:
-        total = self.waited + self.worked
-        values = {}
-        if total > 0 and self.steps:
-            values = {
-                "samples_per_second": self.steps * self.samples_per_step / total,
-                "data_share": self.waited / total,
-            }
-        self._reset()
-        return values
 
 
 def _log(session: Session, step: int, clock: Clock, meter: Meter) -> None:
@@ -490,9 +295,7 @@ def _save(session: Session, step: int, clock: Clock, best: bool) -> None:
         session.folder.mark_best(path)
     prune(session.folder.checkpoints, session.recipe.train.keep, protect=session.folder.best())
     took = time.monotonic() - started
-    session.emit(
-        "checkpoint", step=step, path=str(path.relative_to(session.folder.path)), best=best, seconds=took
-    )
+    session.emit("checkpoint", step=step, path=str(path.relative_to(session.folder.path)), best=best, seconds=took)
 
 
 def _draw(session: Session, step: int) -> None:
@@ -501,7 +304,7 @@ def _draw(session: Session, step: int) -> None:
     count = session.recipe.report.samples
     for kind, path in pictures.draw(model, session.validation, session.folder.samples, step, count):
         session.emit("samples", step=step, path=str(path.relative_to(session.folder.path)), kind=kind)
-    session.diversity = _diversity(session, model)
+    session.diversity = _diversity(session, model) if session.recipe.critics and step > EARLY * session.recipe.train.steps else None
 
 
 def _diversity(session: Session, model: GenerativeModel) -> float | None:
@@ -523,7 +326,7 @@ def _header(session: Session, resumed: bool) -> dict[str, Any]:
     parts = {p.path: p for p in (recipe.encoder, recipe.decoder, recipe.latent) if p is not None}
     parts |= {critic.path: critic for critic in recipe.critics.values()}
     plan = session.state.planner.plan(model.terms)
-    notes = [*session.choices.notes]
+    notes = [*session.choices.notes, *session.notes]
     notes += [f"metric {name} is unavailable: {why}" for name, why in session.evaluation.unavailable.items()]
     if session.validation is None:
         notes.append("no validation split: nothing is evaluated")
@@ -573,5 +376,3 @@ def _signals() -> Iterator[list[str]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

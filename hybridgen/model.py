@@ -112,9 +112,7 @@ def check(recipe: Recipe, spec: SampleSpec) -> dict[str, tuple[int, ...]]:
 # -- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _assemble(
-    recipe: Recipe, spec: SampleSpec, device: torch.device, judged: Mapping[str, tuple[int, ...]] | None
-) -> Model:
+def _assemble(recipe: Recipe, spec: SampleSpec, device: torch.device, judged: Mapping[str, tuple[int, ...]] | None) -> Model:
     """Construct parts in the order in which they state facts for each other: latent, networks, critics, losses."""
     make = partial(_construct, recipe, device=device)
     facts = _facts(recipe, spec)
@@ -323,7 +321,7 @@ def _misshapen(model: Model, key: str, part: str, value: Any) -> Problem | None:
     if latent is not None:
         code, z = tuple(latent.code_shape), tuple(latent.z_shape)  # type: ignore[arg-type]
         expected["code"] = (code, "what the latent asks for (code_shape)")
-        expected |= {name: (z, "the latent's z_shape") for name in ("z", "z_prior")}
+        expected |= dict.fromkeys(("z", "z_prior"), (z, "the latent's z_shape"))
     if key not in expected or not isinstance(value, Tensor):
         return None
     shape, meaning = expected[key]

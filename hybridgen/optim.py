@@ -18,13 +18,9 @@ def optimiser(spec: Optim, parameters: Sequence[nn.Parameter]) -> torch.optim.Op
     """The fused optimiser that a recipe names; fused ones honour `found_inf`, which skips a step on the device."""
     lr = spec.lr.at(1, 1)
     if spec.use == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True
-        )
+        return torch.optim.SGD(parameters, lr=lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True)
     kind = torch.optim.AdamW if spec.use == "adamw" else torch.optim.Adam
-    return kind(
-        parameters, lr=lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
-    )
+    return kind(parameters, lr=lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
@@ -62,8 +58,8 @@ class Average:
     def __init__(self, source: Mapping[str, nn.Module], target: Mapping[str, nn.Module], decay: float) -> None:
         self.decay = decay
         pairs = [(source[path], target[path]) for path in source]
-        self.parameters = [p for s, _ in pairs for p in s.parameters()]
-        self.averages = [p for _, t in pairs for p in t.parameters()]
+        self.parameters: list[Tensor] = [p for s, _ in pairs for p in s.parameters()]
+        self.averages: list[Tensor] = [p for _, t in pairs for p in t.parameters()]
         self.buffers = [(s, t) for a, b in pairs for s, t in zip(a.buffers(), b.buffers(), strict=True)]
 
     @torch.no_grad()

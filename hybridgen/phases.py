@@ -124,8 +124,7 @@ class Planner:
         self.autocast = autocast
         self.state_updates = dict(state_updates or {})
         self._side = {
-            side: frozenset(part for part, player in owner.items() if player == side)
-            for side in ("generator", "discriminator")
+            side: frozenset(part for part, player in owner.items() if player == side) for side in ("generator", "discriminator")
         }
 
     def plan(self, active: Iterable[Term]) -> Plan:
@@ -163,9 +162,7 @@ class Planner:
             generate = self._phase("generate", early, ("generator",), handed, (), ())
             generator = None
         assert generator is None or list(generator.groups) == generator_groups
-        critic = self._phase(
-            "critic", critic_terms, ("discriminator",), critic_extra, critic_given, self._side["generator"]
-        )
+        critic = self._phase("critic", critic_terms, ("discriminator",), critic_extra, critic_given, self._side["generator"])
         preview = self._phase("preview", (), (), critic_given, (), frozenset(self.parts))
         return Plan(generate, critic, generator, preview, updates)
 

@@ -190,7 +190,7 @@ class Wiring:
     def _posterior(self) -> Definition:
         self._part("encoder", ", hence no posterior")
         latent = self._part("latent")
-        return Definition("posterior", self.arguments(latent.posterior, Scope("latent")), "latent", "posterior")
+        return Definition("posterior", self.arguments(_method(latent, "posterior"), Scope("latent")), "latent", "posterior")
 
     def _z(self) -> Definition:
         posterior = self.key("posterior", Scope("latent"))
@@ -226,9 +226,7 @@ class Wiring:
     def _view(self, key: str, path: str, role: str) -> Definition:
         module = self._part(path)
         roles = tuple(
-            (ask.name, self.key(ask.name, Scope(path)))
-            for ask in asks(module.forward)
-            if ask.name != role and ask.required
+            (ask.name, self.key(ask.name, Scope(path))) for ask in asks(module.forward) if ask.name != role and ask.required
         )
         return Definition(key, roles, path, view=True, local=True)
 
@@ -313,9 +311,7 @@ class Wiring:
         batch, _, kind = name.partition("_")
         site = self._judgement(critic, which[batch])
         pick = _logits if kind == "logits" else partial(_features, critic=critic.path)
-        return self._define(
-            f"{site}.{kind}", lambda: Definition(f"{site}.{kind}", (("judgement", site),), function=pick)
-        )
+        return self._define(f"{site}.{kind}", lambda: Definition(f"{site}.{kind}", (("judgement", site),), function=pick))
 
     def _recon_batch(self, critic: Critic) -> str:
         """Which of the judged batches is the reconstruction; it is judged for its features alone where none is."""
@@ -371,9 +367,7 @@ class Wiring:
 
         return self._define(site, make)
 
-    def _critic_arguments(
-        self, critic: Critic, module: nn.Module, judged: Mapping[str, str]
-    ) -> tuple[tuple[str, str], ...]:
+    def _critic_arguments(self, critic: Critic, module: nn.Module, judged: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         wanted = asks(module.forward)
         for role in judged:
             if role not in {ask.name for ask in wanted}:
@@ -410,11 +404,13 @@ class Wiring:
     def _critic_view(self, critic: Critic) -> str:
         module = self._part(critic.path)
         judged = self.judged(critic, "real")
-        others = tuple(
-            pair for pair in self._critic_arguments(critic, module, judged) if pair[0] not in judged
-        )
+        others = tuple(pair for pair in self._critic_arguments(critic, module, judged) if pair[0] not in judged)
         key = f"{critic.path}.critic"
         return self._define(key, lambda: Definition(key, others, critic.path, view=True, local=True))
+
+
+def _method(part: nn.Module, name: str) -> Callable[..., Any]:
+    return getattr(part, name)
 
 
 def activate(raw: Tensor, *, kind: str) -> Tensor:

@@ -22,7 +22,7 @@ import pluggy
 
 from hybridgen import hookspecs
 from hybridgen.errors import PluginError, Problem
-from hybridgen.names import API, KINDS
+from hybridgen.names import API
 
 if TYPE_CHECKING:
     import click
@@ -57,8 +57,7 @@ class Component:
             return getattr(importlib.import_module(module), attribute)
         except (Exception, SystemExit) as error:
             raise PluginError(
-                f"{self.kind} '{self.name}' of plugin '{self.plugin}' can't be imported from {self.reference}: "
-                f"{_cause(error)}"
+                f"{self.kind} '{self.name}' of plugin '{self.plugin}' can't be imported from {self.reference}: {_cause(error)}"
             ) from error
 
 
@@ -283,9 +282,7 @@ def _adopt(manager: pluggy.PluginManager, plugin: Plugin, manifest: object) -> N
     """Check a manifest's interface number and hook names, then call its hooks one by one."""
     number = getattr(manifest, "HYBRIDGEN_API", 1)
     if number != API:
-        plugin.fail(
-            f"it speaks plugin interface {number}, this hybridgen speaks {API}; install a version made for it"
-        )
+        plugin.fail(f"it speaks plugin interface {number}, this hybridgen speaks {API}; install a version made for it")
         return
     try:
         implementations = _hooks(manager, plugin, manifest)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from hybridgen.errors import Problem
 from hybridgen.graph import Definition, Graph
@@ -130,8 +131,8 @@ def _define(wiring: Wiring, loss: Loss, side: str, method: str, module: nn.Modul
     return base
 
 
-def _mean(**terms: object) -> object:
-    return sum(terms.values()) / len(terms)  # type: ignore[call-overload]
+def _mean(**terms: Tensor) -> Tensor:
+    return torch.stack(list(terms.values())).mean()
 
 
 def _share(loss: Loss, part: str) -> float:
@@ -140,9 +141,7 @@ def _share(loss: Loss, part: str) -> float:
     return loss.trains.get(part, 0.0)
 
 
-def _reach(
-    graph: Graph, key: str, side: str, parts: Mapping[str, nn.Module], owner: Mapping[str, str]
-) -> tuple[str, ...]:
+def _reach(graph: Graph, key: str, side: str, parts: Mapping[str, nn.Module], owner: Mapping[str, str]) -> tuple[str, ...]:
     """The trainable parts of the term's player that its quantities depend on, in the recipe's order."""
     touched = graph.parts_of(key)
     return tuple(path for path, module in parts.items() if path in touched and owner[path] == side and trainable(module))
@@ -152,9 +151,7 @@ def trainable(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters())
 
 
-def _misrouted(
-    recipe: Recipe, terms: Sequence[Term], parts: Mapping[str, nn.Module]
-) -> list[Problem]:
+def _misrouted(recipe: Recipe, terms: Sequence[Term], parts: Mapping[str, nn.Module]) -> list[Problem]:
     problems = []
     for loss in recipe.losses.values():
         own = [term for term in terms if term.name == loss.name]

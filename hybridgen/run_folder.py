@@ -149,9 +149,7 @@ def list_runs(root: str | Path = "runs") -> list[RunInfo]:
 def latest_unfinished(root: str | Path = "runs", recipe: str | None = None) -> Path | None:
     """The newest run that stopped before its last step, for `resume --auto`."""
     open_ones = [
-        info
-        for info in list_runs(root)
-        if info.status in ("interrupted", "killed", "error") and recipe in (None, info.recipe)
+        info for info in list_runs(root) if info.status in ("interrupted", "killed", "error") and recipe in (None, info.recipe)
     ]
     return open_ones[-1].path if open_ones else None
 

@@ -82,8 +82,8 @@ def constructor(component: Any, *, reserved: Sequence[str] = RESERVED) -> Constr
 
     Raises PluginError for a signature that can't be a schema: an option without a type hint, `**kwargs`, an unknown fact.
     """
-    function = component.__init__ if isinstance(component, type) else component
-    if isinstance(component, type) and component.__init__ is object.__init__:
+    function = inspect.getattr_static(component, "__init__") if isinstance(component, type) else component
+    if function is object.__init__:
         return Constructor((), {})
     name = getattr(component, "__qualname__", repr(component))
     try:
@@ -114,9 +114,7 @@ def _is_torch_base(function: Any) -> bool:
     return str(getattr(function, "__module__", "")).startswith("torch")
 
 
-def _option(
-    owner: str, parameter: inspect.Parameter, hints: Mapping[str, Any], reserved: Sequence[str]
-) -> Option:
+def _option(owner: str, parameter: inspect.Parameter, hints: Mapping[str, Any], reserved: Sequence[str]) -> Option:
     if parameter.name in reserved:
         raise PluginError(f"{owner}: an option can't be called `{parameter.name}`: recipes use that key themselves")
     if parameter.name not in hints:

@@ -92,9 +92,7 @@ class Training:
         self.parameters = {player: model.parameters(player) for player in ("generator", "discriminator")}
         self.optim = recipe.optim
         self.optimisers = {
-            player: optimiser(recipe.optim[player], parameters)
-            for player, parameters in self.parameters.items()
-            if parameters
+            player: optimiser(recipe.optim[player], parameters) for player, parameters in self.parameters.items() if parameters
         }
         self.averaged = averaged_copy(model.parts)
         side = {path: module for path, module in model.parts.items() if model.owner[path] == "generator"}
@@ -263,6 +261,7 @@ def compiled(phase: Phase, backend: str | Callable[..., Any] = "inductor") -> Ph
 
 def _of(player: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of a phase that serves both players, the values that belong to one."""
+
     def mine(name: str) -> bool:
         return (name.endswith(".discriminator") or name.startswith("critic.")) == (player == "discriminator")
 

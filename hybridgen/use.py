@@ -34,9 +34,7 @@ class GenerativeModel:
     label_frequencies: how often each class was seen, from which labels are drawn when none are given.
     """
 
-    def __init__(
-        self, model: Model, parts: Mapping[str, nn.Module], label_frequencies: Sequence[float] | None = None
-    ) -> None:
+    def __init__(self, model: Model, parts: Mapping[str, nn.Module], label_frequencies: Sequence[float] | None = None) -> None:
         self._model = model
         self._parts = parts
         self._frequencies = list(label_frequencies) if label_frequencies else None
@@ -140,9 +138,7 @@ class GenerativeModel:
     def _checked(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != tuple(self.spec.shape) or not x.is_floating_point():
             want = " ".join(str(side) for side in self.spec.shape)
-            raise UserError(
-                f"expected a float batch of shape b {want} in model space, got {x.dtype} of shape {tuple(x.shape)}"
-            )
+            raise UserError(f"expected a float batch of shape b {want} in model space, got {x.dtype} of shape {tuple(x.shape)}")
         return x.to(self.device)
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -51,9 +51,7 @@ class LazyGroup(click.Group):
             return command
         return self._plugins(ctx).get(name)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -61,7 +59,7 @@ class LazyGroup(click.Group):
 
             close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
             if close:
-                error.message += f" Did you mean '{close[0]}'?"
+                raise click.UsageError(f"{error.message} Did you mean '{close[0]}'?", ctx) from None
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -74,7 +72,7 @@ class LazyGroup(click.Group):
         command = self.get_command(ctx, name)
         return command.get_short_help_str(80) if command else ""
 
-    def _plugins(self, ctx: click.Context) -> dict[str, click.Command]:
+    def _plugins(self, ctx: click.Context) -> Mapping[str, click.Command]:
         group = click.Group("plugins")
         registry_of(ctx).add_commands(group)
         return group.commands

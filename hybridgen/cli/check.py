@@ -17,7 +17,7 @@ def command(ctx: click.Context, recipe: str, overrides: tuple[str, ...]) -> None
     Only the headers of the data are read (its shape and labels).
     """
     registry = registry_of(ctx)
-    from hybridgen.loop import describe
+    from hybridgen.session import describe
     from hybridgen.model import check
     from hybridgen.recipe import load_recipe
 

@@ -44,8 +44,7 @@ def command(ctx: click.Context, what: str, runs: str, as_json: bool) -> None:
         from hybridgen.run_folder import list_runs
 
         sections["runs"] = [
-            {"run": r.path.name, "recipe": r.recipe, "step": f"{r.step}/{r.steps}", "status": r.status}
-            for r in list_runs(runs)
+            {"run": r.path.name, "recipe": r.recipe, "step": f"{r.step}/{r.steps}", "status": r.status} for r in list_runs(runs)
         ]
     if as_json:
         click.echo(json.dumps(sections, indent=2))

@@ -7,10 +7,8 @@ schema; nothing else of a recipe is ever imported or executed.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from hybridgen.recipe import tables
 from hybridgen.recipe.merge import KEYED, Merged, Typed, merge
 from hybridgen.recipe.schedule import Schedule, schedule
 from hybridgen.recipe.spec import Critic, Data, Loss, Metric, Optim, Origin, Part, Recipe, Report, Train
+from hybridgen.recipe.values import description, guess, place, plain, read_typed, roles, toml, unmet
 from hybridgen.registry import Component, LookupFailure, Registry, load_registry
 from hybridgen.signature import Constructor, constructor, is_path, shown, validate
 
@@ -61,7 +60,7 @@ class _Checker:
         top = self.merged.tree
         for key in top:
             if key not in TOP:
-                self._problem(key, f"there is no table or key `{key}`", _guess(key, TOP))
+                self._problem(key, f"there is no table or key `{key}`", guess(key, TOP))
         self._requirements()
         name = self._name()
         data = self._data()
@@ -80,12 +79,12 @@ class _Checker:
         best = self._core("evaluate", tables.evaluate).get("best")
         self._across(losses, quantities, metrics, players, best)
         if self.problems:
-            raise RecipeError(sorted(self.problems, key=_place))
+            raise RecipeError(sorted(self.problems, key=place))
         assert data is not None
         assert train is not None
         return Recipe(
             name=name,
-            description=_description(self.merged.sources[0].text),
+            description=description(self.merged.sources[0].text),
             data=data,
             encoder=encoder,
             decoder=decoder,
@@ -131,7 +130,7 @@ class _Checker:
             value = value.get(key) if isinstance(value, dict) else None
         if value is None or isinstance(value, dict):
             return value
-        self._problem(path, f"expected a table, got {shown(_plain(value))}", f"write [{path}] and its keys below it")
+        self._problem(path, f"expected a table, got {shown(plain(value))}", f"write [{path}] and its keys below it")
         return None
 
     def _keep(self, path: str, value: Any) -> None:
@@ -148,7 +147,11 @@ class _Checker:
         table = self._table(kind) or {}
         for name in table:
             if not pattern.fullmatch(name):
-                legal = "lower-case letters, digits and underscores" if pattern is IDENTIFIER else "lower-case letters, digits, - and _"
+                legal = (
+                    "lower-case letters, digits and underscores"
+                    if pattern is IDENTIFIER
+                    else "lower-case letters, digits, - and _"
+                )
                 self._problem(f"{kind}.{name}", f"'{name}' is no legal name", f"use {legal}")
         return [name for name in table if pattern.fullmatch(name)]
 
@@ -159,14 +162,14 @@ class _Checker:
     def _validated(
         self, path: str, schema: Constructor, given: Mapping[str, Any], plugin: str = "", owner: str = ""
     ) -> dict[str, Any]:
-        values, problems = validate({k: _read(v, schema, k) for k, v in given.items()}, schema)
+        values, problems = validate({k: read_typed(v, schema, k) for k, v in given.items()}, schema)
         for problem in problems:
             what = f"{owner}: {problem.what}" if owner else problem.what
             self._problem(f"{path}.{problem.name}", what, problem.hint, plugin)
         for name, value in values.items():
             if is_path(schema.options[name].annotation) and value is not None:
                 values[name] = self._absolute(f"{path}.{name}", value, name in given)
-            self._keep(f"{path}.{name}", _toml(values[name]))
+            self._keep(f"{path}.{name}", toml(values[name]))
         return values
 
     def _absolute(self, path: str, value: Any, given: bool) -> Any:
@@ -229,7 +232,7 @@ class _Checker:
         return None if found is None else Part(path, *found, inputs)
 
     def _inputs(self, path: str, table: Mapping[str, Any]) -> dict[str, str]:
-        value = _plain(table.get("inputs", {}))
+        value = plain(table.get("inputs", {}))
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
             self._problem(f"{path}.inputs", "expected a table of names", 'write inputs = { x = "x_noisy" }')
             return {}
@@ -256,25 +259,27 @@ class _Checker:
             return None
         inputs = self._inputs(path, table)
         real = self._judged(f"{path}.real", table.get("real", "x"))
-        fake = _plain(table.get("fake", "fake"))
+        fake = plain(table.get("fake", "fake"))
         batches = fake if isinstance(fake, list) else [fake]
         if not batches:
             self._problem(f"{path}.fake", "it has nothing to judge", 'write fake = "fake", or a list of quantities')
         fakes = [self._judged(f"{path}.fake", batch) for batch in batches]
-        self._keep(f"{path}.real", _plain(table.get("real", "x")))
+        self._keep(f"{path}.real", plain(table.get("real", "x")))
         self._keep(f"{path}.fake", fake)
         augment = self._augment(path, table)
         if all(judged is not None for judged in (real, *fakes)):
             for judged in fakes:
                 if set(judged or {}) != set(real or {}):
-                    self._problem(f"{path}.fake", f"a generated sample has the roles {_roles(judged)}, the real one {_roles(real)}")
+                    self._problem(
+                        f"{path}.fake", f"a generated sample has the roles {roles(judged)}, the real one {roles(real)}"
+                    )
         found = self._options("discriminator", path, table, ("inputs", "real", "fake", "augment"))
         if found is None:
             return None
         return Critic(path, *found, inputs, real or {}, tuple(f for f in fakes if f), augment)
 
     def _judged(self, path: str, value: Any) -> dict[str, str] | None:
-        value = _plain(value)
+        value = plain(value)
         if isinstance(value, str):
             return {"x": value}
         if isinstance(value, dict) and value and all(isinstance(v, str) for v in value.values()):
@@ -283,7 +288,7 @@ class _Checker:
         return None
 
     def _augment(self, path: str, table: Mapping[str, Any]) -> Part | None:
-        value = _plain(table.get("augment"))
+        value = plain(table.get("augment"))
         if value is None:
             return None
         path = f"{path}.augment"
@@ -305,9 +310,7 @@ class _Checker:
         trains = self._trains(f"{path}.trains", table.get("trains"))
         inputs = self._inputs(path, table)
         self._known_critic(path, core.get("discriminator"), critics)
-        found = self._options(
-            "loss", path, table, ("inputs", "weight", "discriminator_weight", "trains", *own.options)
-        )
+        found = self._options("loss", path, table, ("inputs", "weight", "discriminator_weight", "trains", *own.options))
         if found is None or weight is None or other is None or set(core) != set(own.options):
             return None
         return Loss(path, *found, inputs, weight, other, trains, core["discriminator"], core["every"])
@@ -327,11 +330,11 @@ class _Checker:
         written = self.merged.tree.get("discriminator")
         known = list(written) if isinstance(written, dict) else list(critics)
         if name is not None and name not in known:
-            self._problem(f"{path}.discriminator", f"there is no [discriminator.{name}]", _guess(name, known))
+            self._problem(f"{path}.discriminator", f"there is no [discriminator.{name}]", guess(name, known))
 
     def _schedule(self, path: str, value: Any) -> Schedule | None:
         try:
-            found = schedule(_plain(value))
+            found = schedule(plain(value))
         except ValueError as error:
             self._problem(path, str(error))
             return None
@@ -339,7 +342,7 @@ class _Checker:
         return found
 
     def _trains(self, path: str, value: Any) -> dict[str, float] | None:
-        value = _plain(value)
+        value = plain(value)
         if value is None:
             return None
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
@@ -353,7 +356,7 @@ class _Checker:
         for part in found:
             known = self._part_paths()
             if part not in known:
-                self._problem(path, f"there is no part '{part}'", _guess(part, known))
+                self._problem(path, f"there is no part '{part}'", guess(part, known))
         return found
 
     def _part_paths(self) -> list[str]:
@@ -365,7 +368,7 @@ class _Checker:
     # -- hybridgen's own tables --------------------------------------------------------------------------------------
 
     def _name(self) -> str:
-        name = _plain(self.merged.tree.get("name", self.stem))
+        name = plain(self.merged.tree.get("name", self.stem))
         if not isinstance(name, str) or not NAME.fullmatch(name.lower()):
             self._problem("name", f"{shown(name)} is no name for a recipe", "letters, digits, - and _")
             return self.stem
@@ -374,7 +377,7 @@ class _Checker:
 
     def _requirements(self) -> None:
         for text in self._core("plugins", tables.plugins).get("require", []):
-            missing = _unmet(text)
+            missing = unmet(text)
             if missing:
                 self._problem("plugins.require", missing, f"install it: pip install '{text}'")
 
@@ -391,7 +394,7 @@ class _Checker:
                 continue
             for key in extra:
                 if key != "lr" and key not in schema.options:
-                    hint = _guess(key, [*schema.options, "lr"])
+                    hint = guess(key, [*schema.options, "lr"])
                     self._problem(f"optim.{player}.{key}", f"there is no option `{key}`", hint)
             shared = {key: value for key, value in {**table, **extra}.items() if key == "lr" or key in schema.options}
             made = self._one_optim(f"optim.{player}", shared, schema, quiet=set(shared) - set(extra))
@@ -452,83 +455,10 @@ class _Checker:
         for player, parts in players.items():
             for part in parts:
                 if part not in self._part_paths():
-                    self._problem(f"players.{player}", f"there is no part '{part}'", _guess(part, self._part_paths()))
+                    self._problem(f"players.{player}", f"there is no part '{part}'", guess(part, self._part_paths()))
         if isinstance(best, str) and best.partition(".")[0] not in (self.merged.tree.get("metric") or {}):
-            self._problem("evaluate.best", f"there is no [metric.{best}]", _guess(best, list(metrics)))
+            self._problem("evaluate.best", f"there is no [metric.{best}]", guess(best, list(metrics)))
 
 
 def _own(table: Callable[..., None]) -> Constructor:
     return constructor(table, reserved=())
-
-
-# -- helpers -----------------------------------------------------------------------------------------------------------
-
-
-def _place(problem: Problem) -> tuple[str, int]:
-    source, _, line = problem.where.rpartition(":")
-    return (source, int(line)) if line.isdigit() else (problem.where, 0)
-
-
-def _guess(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(known) or 'none'}"
-
-
-def _roles(judged: Mapping[str, str] | None) -> str:
-    return ", ".join(judged or {}) or "none"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Typed):
-        return value.value
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return value
-
-
-def _read(value: Any, schema: Constructor, name: str) -> Any:
-    """A command-line value as its field's type decides: the text itself where the reading doesn't fit."""
-    if not isinstance(value, Typed):
-        return _plain(value)
-    if name in schema.options:
-        _, problems = validate({name: value.value}, Constructor((), {name: schema.options[name]}))
-        if problems and not validate({name: value.text}, Constructor((), {name: schema.options[name]}))[1]:
-            return value.text
-    return value.value
-
-
-def _toml(value: Any) -> Any:
-    """A validated value as TOML holds it."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, (list, tuple)):
-        return [_toml(v) for v in value]
-    return value
-
-
-def _description(text: str) -> str:
-    """The comment block that opens a recipe."""
-    lines = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").removeprefix(" "))
-    return "\n".join(lines).strip()
-
-
-def _unmet(requirement: str) -> str:
-    """Why a requirement such as "hybridgen-foo>=0.2" is not met; empty when it is."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    try:
-        wanted = Requirement(requirement)
-    except InvalidRequirement:
-        return f"'{requirement}' is no requirement that pip understands"
-    try:
-        version = metadata.version(wanted.name)
-    except metadata.PackageNotFoundError:
-        return f"the recipe needs the plugin package {requirement}, which is not installed"
-    if not wanted.specifier.contains(version, prereleases=True):
-        return f"the recipe needs {requirement}, installed is {wanted.name} {version}"
-    return ""

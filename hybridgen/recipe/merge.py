@@ -76,10 +76,7 @@ def find_recipe(name: str | Path, registry: Registry, *, base: Path | None = Non
         return path, home
     close = difflib.get_close_matches(text, known, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    if path.exists():
-        what = f"{text} is no recipe: a recipe is a file that ends in .toml"
-    else:
-        what = f"there is no recipe '{text}'"
+    what = f"{text} is no recipe: a recipe ends in .toml" if path.exists() else f"there is no recipe '{text}'"
     raise RecipeError([Problem(what, hint=f"{hint}recipes: {', '.join(sorted(known))}; or the path of a .toml file")])
 
 
@@ -120,8 +117,7 @@ def _bare(critic: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     named = known.get("discriminator")
     names = named if isinstance(named, dict) else {}
     return any(
-        key in RESERVED or not (isinstance(value, dict) or (value is False and key in names))
-        for key, value in critic.items()
+        key in RESERVED or not (isinstance(value, dict) or (value is False and key in names)) for key, value in critic.items()
     )
 
 
@@ -136,9 +132,7 @@ def _apply(merged: Merged, values: Mapping[str, Any], source: Source) -> None:
     _merge_table(merged, (), merged.tree, values, origin)
 
 
-def _merge_table(
-    merged: Merged, path: tuple[str, ...], into: dict[str, Any], values: Mapping[str, Any], origin: Any
-) -> None:
+def _merge_table(merged: Merged, path: tuple[str, ...], into: dict[str, Any], values: Mapping[str, Any], origin: Any) -> None:
     if _is_component(path) and "use" in values and values["use"] != into.get("use"):
         for key in [k for k in into if k not in SURVIVES]:
             del into[key]

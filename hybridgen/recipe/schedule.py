@@ -55,7 +55,7 @@ class Schedule:
         done = step - 1 - _steps(self.start, steps)
         if done < 0 or (self.stop is not None and step - 1 >= _steps(self.stop, steps)):
             return 0.0
-        length = _steps(self.over, steps)
+        length: float = _steps(self.over, steps)
         if self.cycle is not None:
             period = max(_steps(self.cycle, steps), 1)
             done, length = done % period, self.ratio * period

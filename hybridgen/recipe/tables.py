@@ -58,28 +58,24 @@ def train(
     """The run."""
 
 
-def report(
-    *, samples: Annotated[int, Field(ge=1, le=1024, description="samples in a picture")] = 36
-) -> None:
+def report(*, samples: Annotated[int, Field(ge=1, le=1024, description="samples in a picture")] = 36) -> None:
     """Pictures and report."""
 
 
-def evaluate(
-    *, best: Annotated[str | None, Field(description='metric that names the best checkpoint: "elbo"')] = None
-) -> None:
+def evaluate(*, best: Annotated[str | None, Field(description='metric that names the best checkpoint: "elbo"')] = None) -> None:
     """How metrics are used."""
 
 
 def plugins(
-    *, require: Annotated[list[str], Field(description='plugin packages, as pip names them: "hybridgen-foo>=0.2"')] = []
+    *, require: Annotated[tuple[str, ...], Field(description='plugin packages, as pip names them: "hybridgen-foo>=0.2"')] = ()
 ) -> None:  # fmt: skip
     """What must be installed."""
 
 
 def players(
     *,
-    generator: Annotated[list[str], Field(description="parts moved to the generator side")] = [],
-    discriminator: Annotated[list[str], Field(description="parts moved to the discriminator side")] = [],
+    generator: Annotated[tuple[str, ...], Field(description="parts moved to the generator side")] = (),
+    discriminator: Annotated[tuple[str, ...], Field(description="parts moved to the discriminator side")] = (),
 ) -> None:
     """Who a part belongs to, where it isn't the usual player."""
 

@@ -61,9 +61,7 @@ def toml_value(value: Any) -> str:
     return tomlkit.item(value).as_string()
 
 
-def copy_recipe(
-    source: str | Path, target: Path, *, extends: bool = False, registry: Registry | None = None
-) -> str:
+def copy_recipe(source: str | Path, target: Path, *, extends: bool = False, registry: Registry | None = None) -> str:
     """The text of a recipe to edit at `target`: the whole of it, or a recipe that extends it.
 
     A relative parent, and a relative `data.path`, are rewritten so that they mean the same from the new place.
@@ -82,9 +80,9 @@ def copy_recipe(
     document = tomlkit.parse(text)
     if "name" in document:
         document["name"] = name
-    parent = document.get("extends")
-    if isinstance(parent, str) and parent not in registry.recipes():
-        document["extends"] = _relative(path.parent / parent, target)
+    extended = document.get("extends")
+    if isinstance(extended, str) and extended not in registry.recipes():
+        document["extends"] = _relative(path.parent / extended, target)
     data = document.get("data")
     if isinstance(data, dict) and isinstance(data.get("path"), str) and not builtin:
         given = Path(str(data["path"])).expanduser()

@@ -192,10 +192,10 @@ def sparkline(values: Sequence[float], width: int) -> str:
     means = [sum(c) / len(c) for c in columns if c]
     finite = [m for m in means if math.isfinite(m)]
     if not finite:
-        return "×" * len(means)
+        return "x" * len(means)
     low, high = min(finite), max(finite)
     scale = (len(SPARKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(SPARKS[round((m - low) * scale)] if math.isfinite(m) else "×" for m in means)
+    return "".join(SPARKS[round((m - low) * scale)] if math.isfinite(m) else "x" for m in means)
 
 
 def number(value: Any) -> str:

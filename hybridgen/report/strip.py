@@ -39,5 +39,6 @@ def strip(path: Path, width: int, rows: int) -> Text | None:
 
 
 def _hex(pixel: object) -> str:
-    r, g, b = pixel  # type: ignore[misc]
+    assert isinstance(pixel, tuple)
+    r, g, b = pixel[:3]
     return f"#{r:02x}{g:02x}{b:02x}"

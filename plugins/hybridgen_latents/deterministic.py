@@ -24,7 +24,7 @@ class Point:
     def kl(self, prior: Any, z: Tensor | None = None) -> Tensor:
         """Undefined: the KL from a point to a density is infinite."""
         raise ValueError(
-            "a deterministic latent has no KL (it is infinite); remove the KL loss, or write [latent] use = \"gaussian\""
+            'a deterministic latent has no KL (it is infinite); remove the KL loss, or write [latent] use = "gaussian"'
         )
 
 

@@ -36,7 +36,7 @@ def sizes(shape: tuple[int, ...], depth: int | None, name: str) -> list[tuple[in
     Raises ValueError for data that are no pictures, and for more halvings than the longer side has.
     """
     if len(shape) != 3:
-        raise ValueError(f"{name} wants pictures (c, h, w), these data have the shape {shape}; use \"mlp\"")
+        raise ValueError(f'{name} wants pictures (c, h, w), these data have the shape {shape}; use "mlp"')
     h, w = shape[1:]
     if depth is None:
         depth = 0

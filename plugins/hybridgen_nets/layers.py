@@ -19,9 +19,7 @@ Norm = Annotated[
 Width = Annotated[int, Field(ge=1, description="channels of the first stage; they double with each halving")]
 Units = Annotated[int, Field(ge=1, description="units of each hidden layer")]
 Layers = Annotated[int, Field(ge=1, description="hidden layers")]
-Depth = Annotated[
-    int | None, Field(ge=0, description="halvings of each side; by default until the shorter side is at most 4")
-]
+Depth = Annotated[int | None, Field(ge=0, description="halvings of each side; by default until the shorter side is at most 4")]
 Dropout = Annotated[float, Field(ge=0, lt=1, description="share of activations dropped")]
 SpectralNorm = Annotated[bool, Field(description="divide each weight by its largest singular value (Miyato et al. 2018)")]
 

@@ -1,0 +1,148 @@
+"""The objects of one run, put together before its folder exists, so that what can fail fails without a trace."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hybridgen.data import Arrays, Batches, SampleSpec, open_data
+from hybridgen.evaluate import Evaluation, prepare
+from hybridgen.events import EventLog, read_events, truncate_after
+from hybridgen.model import Model, build, construct, load_parts
+from hybridgen.precision import Choices
+from hybridgen.recipe import Recipe, load_recipe
+from hybridgen.record import Record
+from hybridgen.registry import Registry
+from hybridgen.report import make_reporter
+from hybridgen.run_folder import RunFolder, find_run
+from hybridgen.step import Training
+
+
+@dataclass
+class Session:
+    """The objects of one run, put together by `_prepare`."""
+
+    recipe: Recipe
+    folder: RunFolder
+    choices: Choices
+    model: Model
+    state: Training
+    data: Batches
+    validation: Arrays | None
+    evaluation: Evaluation
+    frequencies: list[float] | None
+    listeners: list[Any]
+    log: EventLog
+    record: Record
+    start_step: int = 0
+    seconds: float = 0.0  # training time before this process
+    best: float | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    diversity: float | None = None
+    told: set[str] = field(default_factory=set)
+    checkpoint: Path | None = None
+
+    def emit(self, event: str, **fields: Any) -> dict[str, Any]:
+        """One event to metrics.jsonl and to every listener."""
+        entry = {"event": event, "time": time.time(), **fields}
+        self.log.append(entry)
+        for listener in self.listeners:
+            listener.event(entry)
+        return entry
+
+
+class Prepared:
+    """Data and model of a recipe: everything that can fail before a run folder exists."""
+
+    def __init__(self, recipe: Recipe, choices: Choices) -> None:
+        self.recipe, self.choices = recipe, choices
+        device = torch.device(choices.device)
+        if recipe.train.deterministic:
+            torch.use_deterministic_algorithms(True)
+        source = source_of(recipe)
+        self.spec: SampleSpec = source.describe()
+        self.model = build(recipe, self.spec, device)
+        splits = open_data(source, recipe.data)
+        self.notes = tuple(getattr(source, "notes", ()))  # what loading left out
+        self.data = Batches(
+            splits["train"], self.spec, recipe.data.batch_size, recipe.train.seed, device, flip=recipe.data.flip
+        )
+        held_out = splits.get("validation")
+        self.validation = held_out if held_out is not None and len(held_out.x) else None
+        labels = splits["train"].label
+        classes = len(self.spec.classes)
+        self.frequencies = (
+            (torch.bincount(labels, minlength=classes) / len(labels)).tolist() if classes and labels is not None else None
+        )
+        self.state = Training(self.model, choices)
+        self.evaluation = prepare(self.model)
+
+    def session(self, folder: RunFolder, report: str, resumed_from: int | None = None) -> Session:
+        recipe = self.recipe
+        listeners = [make_reporter(report, folder=folder.path)]
+        for spec in recipe.reporters.values():
+            made = construct(
+                spec.component,
+                spec.options,
+                {"steps": recipe.train.steps},
+                path=spec.path,
+                where=recipe.where(spec.path),
+            )
+            listeners.append(made)
+        if resumed_from is not None:
+            truncate_after(folder.metrics, resumed_from)
+        past = read_events(folder.metrics) if folder.metrics.exists() else []
+        return Session(
+            recipe,
+            folder,
+            self.choices,
+            self.model,
+            self.state,
+            self.data,
+            self.validation,
+            self.evaluation,
+            self.frequencies,
+            listeners,
+            EventLog(folder.metrics),
+            Record(),
+            start_step=resumed_from or 0,
+            notes=self.notes,
+            rows=[event for event in past if event["event"] == "row"],
+            evaluations=[event for event in past if event["event"] == "evaluation"],
+        )
+
+
+def restore(session: Session, saved: Any) -> None:
+    session.model.load_state_dict(saved.weights)
+    load_parts(session.state.averaged, saved.weights | (saved.ema or {}))
+    session.state.load_state_dict(saved.training["state"])
+    session.record.load_state_dict(saved.training["record"])
+    session.seconds = saved.metadata["seconds"]
+    session.best = saved.metadata["best"]
+
+
+def describe(recipe: Recipe) -> SampleSpec:
+    """What the recipe's data look like, from headers only. Raises DataError."""
+    return source_of(recipe).describe()
+
+
+def held_out(run: str | Path, count: int, *, registry: Registry | None = None) -> Tensor:
+    """The first `count` validation examples of a run's data, `b ...` in model space (training ones where none are)."""
+    recipe = load_recipe(find_run(run) / "recipe.toml", registry=registry)
+    source = source_of(recipe)
+    splits = open_data(source, recipe.data)
+    arrays = splits.get("validation", splits["train"])
+    spec: SampleSpec = source.describe()
+    return spec.to_model((arrays if len(arrays.x) else splits["train"]).x[:count])
+
+
+def source_of(recipe: Recipe) -> Any:
+    data = recipe.data
+    return construct(data.component, data.options, {}, path="data", where=recipe.where("data"))

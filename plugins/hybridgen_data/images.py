@@ -1,0 +1,189 @@
+"""A folder of pictures: any formats that pillow reads, any sizes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from pydantic import Field
+
+from hybridgen.data import Arrays, SampleSpec
+from hybridgen.errors import DataError
+
+GREY = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
+LOOKED_AT = 256
+NAMED = 5
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+class Images:
+    """Every picture below a folder, brought to one size and kept in memory as bytes.
+
+    `fit` says how another aspect is met: "crop" fills the frame and cuts evenly what stands over, "pad" shows the whole
+    picture on `background`, "stretch" ignores the aspect. Cameras' EXIF orientation is obeyed, transparency is laid on
+    `background`, of animations the first frame is taken, 16-bit pictures are brought to 8 bits. Class sub-folders become
+    labels where every picture lies in one and there are at least two. Hidden files and other kinds of files are passed over.
+
+    Raises: DataError for a folder without pictures, pictures that can't be read (unless `broken = "skip"`), and sets that
+    don't fit into memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Annotated[Path, Field(description="the folder; sub-folders are searched as well")],
+        size: Annotated[Side | tuple[Side, Side], Field(description="pixels: one number, or [height, width]")] = 64,
+        fit: Annotated[Literal["crop", "pad", "stretch"], Field(description="how another aspect is met")] = "crop",
+        colour: Annotated[Literal["auto", "grey", "rgb"], Field(description="auto: grey where the pictures are")] = "auto",
+        background: Annotated[int, Field(ge=0, le=255, description="grey level under transparency and around `pad`")] = 255,
+        labels: Annotated[Literal["auto", "folders", "none"], Field(description="whether sub-folders are classes")] = "auto",
+        broken: Annotated[Literal["error", "skip"], Field(description="what a picture that can't be read does")] = "error",
+    ) -> None:
+        self.path = path
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.fit, self.colour, self.background = fit, colour, background
+        self.labels, self.broken = labels, broken
+        self.notes: list[str] = []
+
+    def describe(self) -> SampleSpec:
+        """From names and headers; the pictures themselves are read by `load`."""
+        files = self._files()
+        return SampleSpec(
+            kind="image",
+            shape=(self._channels(files), *self.size),
+            count=len(files),
+            low=0.0,
+            high=255.0,
+            levels=256,
+            activation="tanh",
+            classes=self._classes(files),
+        )
+
+    def load(self) -> dict[str, Arrays]:
+        files = self._files()
+        channels, classes = self._channels(files), self._classes(files)
+        _fits_memory(len(files) * channels * self.size[0] * self.size[1], self.path)
+        pixels = np.empty((len(files), channels, *self.size), np.uint8)
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:  # pillow decodes without the interpreter's lock
+            causes = list(pool.map(lambda i: self._read(files[i], pixels[i]), range(len(files))))
+        bad = [(file, cause) for file, cause in zip(files, causes, strict=True) if cause]
+        if bad:
+            self._tell(bad, len(files))
+        good = [i for i, cause in enumerate(causes) if not cause]
+        if not good:
+            raise DataError(f"none of the {len(files)} pictures below {self.path} can be read")
+        label = None
+        if classes:
+            place = {name: i for i, name in enumerate(classes)}
+            label = torch.tensor([place[self._folder(files[i])] for i in good])
+        return {"train": Arrays(torch.from_numpy(pixels if len(good) == len(files) else pixels[good]), label)}
+
+    # -- files -----------------------------------------------------------------------------------------------------------
+
+    def _files(self) -> list[Path]:
+        """The pictures in a fixed order, whatever the file system's."""
+        if not self.path.is_dir():
+            raise DataError(f"data.path = '{self.path}' is no folder; give one that holds pictures: data.path=~/pictures")
+        known = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
+        found, others = [], set()
+        for folder, folders, names in os.walk(self.path, followlinks=True):
+            folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+            for name in names:
+                if Path(name).suffix.lower() in known and not name.startswith("."):
+                    found.append(Path(folder, name))
+                elif not name.startswith("."):
+                    others.add(Path(name).suffix or name)
+        if not found:
+            told = f"; it holds files that end in {', '.join(sorted(others)[:NAMED])}" if others else ", it is empty"
+            raise DataError(f"there is no picture below {self.path}{told}. Pictures end in .png, .jpg, .webp and the like")
+        return sorted(found, key=lambda file: file.relative_to(self.path).as_posix())
+
+    def _folder(self, file: Path) -> str:
+        parts = file.relative_to(self.path).parts
+        return parts[0] if len(parts) > 1 else ""
+
+    def _classes(self, files: Sequence[Path]) -> tuple[str, ...]:
+        if self.labels == "none":
+            return ()
+        folders = sorted({self._folder(file) for file in files})
+        if self.labels == "auto":
+            return tuple(folders) if len(folders) > 1 and "" not in folders else ()
+        if "" in folders:
+            loose = next(file for file in files if not self._folder(file))
+            raise DataError(f'labels = "folders", but {loose.name} lies in no sub-folder of {self.path}')
+        return tuple(folders)
+
+    def _channels(self, files: Sequence[Path]) -> int:
+        if self.colour != "auto":
+            return 1 if self.colour == "grey" else 3
+        for file in files[:: max(len(files) // LOOKED_AT, 1)]:
+            try:
+                with Image.open(file) as image:
+                    if image.mode not in GREY:
+                        return 3
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                continue  # told by load, which reads every picture
+        return 1
+
+    # -- one picture -----------------------------------------------------------------------------------------------------
+
+    def _read(self, file: Path, into: np.ndarray) -> str:
+        """Read one picture into its place; returns why it can't be read, "" where it can."""
+        try:
+            with Image.open(file) as image:
+                prepared = self._prepared(image, "L" if len(into) == 1 else "RGB")
+            into[:] = np.asarray(prepared).reshape(*self.size, len(into)).transpose(2, 0, 1)
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            return str(error).replace(str(file), file.name) or type(error).__name__
+        return ""
+
+    def _prepared(self, image: Image.Image, mode: str) -> Image.Image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            image = _eight_bits(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (self.background,) * 3 + (255,)), image)
+        image = image.convert(mode)
+        height, width = self.size
+        if self.fit == "stretch":
+            return image.resize((width, height), Image.Resampling.LANCZOS)
+        if self.fit == "pad":
+            colour = self.background if mode == "L" else (self.background,) * 3
+            return ImageOps.pad(image, (width, height), Image.Resampling.LANCZOS, color=colour)
+        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+
+    def _tell(self, bad: Sequence[tuple[Path, str]], count: int) -> None:
+        named = "; ".join(f"{file.relative_to(self.path)} ({cause})" for file, cause in bad[:NAMED])
+        more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        if self.broken == "error":
+            raise DataError(
+                f"{len(bad)} of {count} pictures below {self.path} can't be read: {named}{more}. Mend or remove them, or go on "
+                'without them: data.broken = "skip"'
+            )
+        self.notes = [f"{len(bad)} of {count} pictures can't be read and were skipped: {named}{more}"]
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Sixteen-bit greys (and floats from 0 to 1) as eight bits; pillow itself would clip them to white."""
+    values = np.asarray(image)
+    values = values * 255.0 if values.dtype.kind == "f" and values.max(initial=0) <= 1 else values / 257.0
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+
+def _fits_memory(size: int, path: Path) -> None:
+    try:
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return
+    if size > 0.6 * whole:
+        raise DataError(
+            f"the pictures below {path} take {size / 2**30:.1f} GiB at this size, this machine has {whole / 2**30:.1f} GiB; "
+            "write a smaller data.size, or give a part of them"
+        )
