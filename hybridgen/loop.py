@@ -304,7 +304,8 @@ def _draw(session: Session, step: int) -> None:
     count = session.recipe.report.samples
     for kind, path in pictures.draw(model, session.validation, session.folder.samples, step, count):
         session.emit("samples", step=step, path=str(path.relative_to(session.folder.path)), kind=kind)
-    session.diversity = _diversity(session, model) if session.recipe.critics and step > EARLY * session.recipe.train.steps else None
+    late = step > EARLY * session.recipe.train.steps
+    session.diversity = _diversity(session, model) if session.recipe.critics and late else None
 
 
 def _diversity(session: Session, model: GenerativeModel) -> float | None:

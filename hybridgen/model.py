@@ -7,10 +7,13 @@ of its own, so that adding a part does not change how another one starts.
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -252,6 +255,9 @@ def construct(
             return loaded(**given, **options)
     except ValueError as error:
         raise RecipeError([Problem(str(error), where, path, plugin=component.plugin)]) from error
+    except Exception as error:  # a fault of the component's own: say where, for whoever writes it
+        what = f"{component.kind} '{component.name}' can't be constructed: {told(error)}"
+        raise RecipeError([Problem(what, where, path, plugin=component.plugin)]) from error
 
 
 # -- the dry run -----------------------------------------------------------------------------------------------------
@@ -356,6 +362,13 @@ def _explained(recipe: Recipe, path: str) -> Any:
     except RecipeError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
-        what = f"it fails in the dry run of a step: {type(error).__name__}: {text}"
+        what = f"it fails in the dry run of a step: {told(error)}"
         raise RecipeError([Problem(what, recipe.where(path), path)]) from error
+
+
+def told(error: Exception) -> str:
+    """An exception in one line, with the place outside torch that raised it."""
+    text = " ".join(str(error).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next((f for f in reversed(frames) if f"{os.sep}torch{os.sep}" not in f.filename), None)
+    return f"{type(error).__name__}: {text}" + (f" ({Path(place.filename).name}:{place.lineno})" if place else "")

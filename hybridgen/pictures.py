@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
@@ -80,7 +81,7 @@ def save_comparison(path: Path, x: Tensor, recon: Tensor, spec: SampleSpec) -> N
     elif spec.shape == (2,):
         _write(path, scatter(recon, x))
     else:
-        _write(path, heat_map(torch.stack([x, recon], 1).flatten(0, 1)))
+        _write(path, heat_map(rearrange([x, recon], "two n ... -> (n two) ...")))
 
 
 def picture(x: Tensor) -> Image.Image:
@@ -91,7 +92,7 @@ def picture(x: Tensor) -> Image.Image:
     if values.shape[0] == 1:
         image = Image.fromarray(values[0].numpy())
     else:
-        image = Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+        image = Image.fromarray(rearrange(values, "c h w -> h w c").contiguous().numpy())
     factor = max(1, math.ceil(SMALL / max(image.size)))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
@@ -142,7 +143,7 @@ def read_picture(path: Path, spec: SampleSpec) -> Tensor:
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} can't be read as a picture: {error}") from error
     image = ImageOps.fit(image, (w, h), Image.Resampling.LANCZOS)
-    values = torch.from_numpy(np.asarray(image, dtype=np.uint8).copy()).reshape(h, w, c).permute(2, 0, 1)
+    values = rearrange(torch.from_numpy(np.array(image, dtype=np.uint8).reshape(h, w, c)), "h w c -> c h w")
     return values.float() / 127.5 - 1
 
 

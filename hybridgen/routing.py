@@ -105,7 +105,7 @@ def define_terms(
                 problems.append(wiring.problem(loss.path, f"loss '{loss.component.name}'", missing))
                 continue
             reach = _reach(Graph(wiring.definitions), key, side, parts, owner)
-            trains = {part: _share(loss, part) for part in reach}
+            trains = _trained(loss, reach)
             kept = {part: share for part, share in trains.items() if share}
             terms.append(Term(loss.name, side, key, reach, kept, weight, loss.every))
     problems += _misrouted(recipe, terms, parts) if not problems else []
@@ -135,10 +135,13 @@ def _mean(**terms: Tensor) -> Tensor:
     return torch.stack(list(terms.values())).mean()
 
 
-def _share(loss: Loss, part: str) -> float:
-    if part == loss.path or loss.trains is None:
-        return 1.0
-    return loss.trains.get(part, 0.0)
+def _trained(loss: Loss, reach: Sequence[str]) -> dict[str, float]:
+    """Part -> share of the term's gradient. `trains` narrows the side whose parts it names and leaves the other whole:
+    `trains = ["decoder"]` of an adversarial loss says nothing about its discriminator."""
+    named = loss.trains or {}
+    if not any(part in named for part in reach):
+        return dict.fromkeys(reach, 1.0)
+    return {part: 1.0 if part == loss.path else named.get(part, 0.0) for part in reach}
 
 
 def _reach(graph: Graph, key: str, side: str, parts: Mapping[str, nn.Module], owner: Mapping[str, str]) -> tuple[str, ...]:

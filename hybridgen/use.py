@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from hybridgen import randomness
@@ -95,8 +96,8 @@ class GenerativeModel:
             raise UserError(f"interpolate wants at least 2 steps, got {steps}")
         start, end = self.encode(a), self.encode(b)
         way = torch.linspace(0, 1, steps, device=start.device)
-        z = torch.stack([torch.lerp(start, end, t) for t in way], dim=1)  # b steps d
-        return self.decode(z.flatten(0, 1)).unflatten(0, (len(a), steps))
+        z = rearrange([torch.lerp(start, end, t) for t in way], "s b ... -> (b s) ...")
+        return rearrange(self.decode(z), "(b s) ... -> b s ...", s=steps)
 
     # -- how ---------------------------------------------------------------------------------------------------------
 

@@ -17,9 +17,9 @@ def command(ctx: click.Context, recipe: str, overrides: tuple[str, ...]) -> None
     Only the headers of the data are read (its shape and labels).
     """
     registry = registry_of(ctx)
-    from hybridgen.session import describe
     from hybridgen.model import check
     from hybridgen.recipe import load_recipe
+    from hybridgen.session import describe
 
     loaded = load_recipe(recipe, overrides, registry=registry)
     check(loaded, describe(loaded))

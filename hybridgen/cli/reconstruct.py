@@ -35,9 +35,9 @@ def command(
 ) -> None:
     """Show examples above what RUN makes of them."""
     registry = registry_of(ctx)
-    from hybridgen.session import held_out
     from hybridgen.pictures import read_picture, save_comparison
     from hybridgen.run_folder import find_run
+    from hybridgen.session import held_out
     from hybridgen.use import load
 
     folder = find_run(run, runs)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from pydantic import Field
 
 from hybridgen.data import Arrays, SampleSpec
@@ -66,7 +67,7 @@ class ArrayFile:
         spec = self.describe()
         x = torch.from_numpy(_portable(values)).reshape(len(values), *self._stored_shape(values.shape))
         if self._is_last(values.shape):
-            x = x.permute(0, 3, 1, 2).contiguous()
+            x = rearrange(x, "n h w c -> n c h w").contiguous()
         if spec.activation == "tanh" and x.is_floating_point():
             self._within(x, spec)
         return {"train": Arrays(x, self._label())}

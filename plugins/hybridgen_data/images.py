@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image, ImageOps
 from pydantic import Field
 
@@ -138,7 +139,7 @@ class Images:
         try:
             with Image.open(file) as image:
                 prepared = self._prepared(image, "L" if len(into) == 1 else "RGB")
-            into[:] = np.asarray(prepared).reshape(*self.size, len(into)).transpose(2, 0, 1)
+            into[:] = rearrange(np.asarray(prepared).reshape(*self.size, len(into)), "h w c -> c h w")
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             return str(error).replace(str(file), file.name) or type(error).__name__
         return ""

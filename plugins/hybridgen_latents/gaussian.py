@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
+from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ class Gaussian(nn.Module):
 
     def posterior(self, code: Tensor) -> DiagonalGaussian:
         """The posterior that a code stands for, in float32."""
-        mean, logvar = code.float().chunk(2, dim=1)
+        mean, logvar = rearrange(code.float(), "b (two d) ... -> two b d ...", two=2)
         return DiagonalGaussian(mean, torch.clamp(logvar, -self.limit, self.limit))
 
     def prior(self) -> StandardNormal:
