@@ -60,6 +60,7 @@ class Wiring:
         self.noise: dict[str, Noise] = {}
         self._offered = _offered(parts)
         self._open: list[str] = []
+        self._asking = False
         self._standard: dict[str, Callable[[], Definition]] = {
             "code": self._code,
             "posterior": self._posterior,
@@ -122,6 +123,7 @@ class Wiring:
 
     def _exists(self, name: str) -> bool:
         before, noise = dict(self.definitions), dict(self.noise)
+        self._asking = True
         try:
             critics = self.recipe.critics
             self.key(name, Scope("", critic=next(iter(critics), "")))
@@ -129,9 +131,12 @@ class Wiring:
             return False
         finally:
             self.definitions, self.noise = before, noise
+            self._asking = False
         return True
 
     def _unknown(self, name: str) -> str:
+        if self._asking:  # a list of what exists is being made: no list within the list
+            return "there is no quantity of that name"
         names = self.names()
         close = difflib.get_close_matches(name, names, n=1)
         guess = f"did you mean `{close[0]}`? " if close else ""

@@ -7,6 +7,7 @@ term in routing.py. Nothing here waits for the device: values stay tensors until
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -253,7 +254,9 @@ def compiled(phase: Phase, backend: str | Callable[..., Any] = "inductor") -> Ph
     function = torch.compile(phase.__call__, fullgraph=True, dynamic=False, backend=backend)
 
     def run(env: Env, weights: Mapping[str, Tensor]) -> Result:
-        with torch._functorch.config.patch(donated_buffer=False):
+        with torch._functorch.config.patch(donated_buffer=False), warnings.catch_warnings():
+            # dynamo looks at the .grad of the samples that one phase hands to the next, and warns of its own look
+            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
             return function(env, weights)
 
     return run
