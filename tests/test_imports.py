@@ -1,0 +1,104 @@
+"""Imports go downwards only, and what a person calls first starts no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CORE = Path(__file__).parent.parent / "hybridgen"
+
+# A module imports only from lines above its own. Modules of one line are one package.
+LAYERS = (
+    "_version names errors randomness",
+    "hookspecs",
+    "registry signature",
+    "recipe",
+    "events",
+    "run_folder record health timing",
+    "data",
+    "graph optim precision",
+    "quantities",
+    "routing",
+    "phases",
+    "model",
+    "evaluate checkpoint environment",
+    "pictures use step",
+    "report",
+    "session",
+    "loop",
+    "__init__",
+    "cli",
+    "__main__",
+)
+PLACE = {name: i for i, line in enumerate(LAYERS) for name in line.split()}
+
+
+def imported(path: Path) -> set[str]:
+    """First names below `hybridgen` that a module imports, wherever in it, type checking aside."""
+    found = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "hybridgen":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("hybridgen.")}
+    return found
+
+
+def modules() -> list[tuple[str, Path]]:
+    return [(path.relative_to(CORE).with_suffix("").parts[0], path) for path in sorted(CORE.rglob("*.py"))]
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda v: v if isinstance(v, str) else v.stem)
+def test_imports_go_downwards(name: str, path: Path) -> None:
+    assert name in PLACE, f"{name} has no place in the layout"
+    for other in imported(path):
+        if other == name or other in ("API", "__version__", "hookimpl"):
+            continue
+        assert PLACE[other] < PLACE[name], f"{path.relative_to(CORE)} imports hybridgen.{other}, which stands above it"
+
+
+def test_a_deployed_model_carries_no_trainer() -> None:
+    reached, todo = set(), ["use", "evaluate"]
+    paths = modules()
+    while todo:
+        name = todo.pop()
+        if name not in reached:
+            reached.add(name)
+            todo += [other for module, path in paths if module == name for other in imported(path)]
+    assert not reached & {"step", "loop", "session", "optim"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "import hybridgen; hybridgen.hookimpl",
+        "from hybridgen.cli import main; main(['--help'])",
+        "from hybridgen.cli import main; main(['ls'])",
+        "from hybridgen.cli import main; main(['ls', 'runs'])",
+        "from hybridgen.cli import main; main(['run', '--help'])",
+        "from hybridgen.cli import main; main(['show', 'quantity'])",
+    ],
+)
+def test_no_torch_at_the_start(command: str, tmp_path: Path) -> None:
+    code = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: sys.stderr.write('LOADED ' + ' '.join(n for n in ('torch', 'numpy') if n in sys.modules)))\n"
+        + command
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.rpartition("LOADED")[2].strip() == ""
