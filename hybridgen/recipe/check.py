@@ -368,7 +368,8 @@ class _Checker:
     # -- hybridgen's own tables --------------------------------------------------------------------------------------
 
     def _name(self) -> str:
-        name = plain(self.merged.tree.get("name", self.stem))
+        name = self.merged.tree.get("name", self.stem)
+        name = name.text if isinstance(name, Typed) else name
         if not isinstance(name, str) or not NAME.fullmatch(name.lower()):
             self._problem("name", f"{shown(name)} is no name for a recipe", "letters, digits, - and _")
             return self.stem

@@ -81,6 +81,8 @@ def test_no_key_of_a_shipped_recipe_is_missed() -> None:
         text = path.read_text(encoding="utf-8")
         lines = index_lines(text)
         for key in keys(tomllib.loads(text)):
+            if key not in lines and any(len(line) > len(key) and line[: len(key)] == key for line in lines):
+                continue  # a table that only its children's headers name
             assert key in lines, f"{path.name}: {key}"
             assert key[-1] in text.splitlines()[lines[key] - 1]
 
