@@ -90,10 +90,11 @@ class ArrayFile:
         return shape[1:] if kind == "image" and len(shape) == 4 else sample
 
     def _is_last(self, shape: tuple[int, ...]) -> bool:
-        """Whether the channels come last: said by `layout`, or 1, 3 or 4 of them there and not in front."""
+        """Whether the channels come last: said by `layout`, or 1, 3 or 4 of them there and no likelier number in front."""
         if len(shape) != 4 or self.kind == "vector" or self.layout == "chw":
             return False
-        return self.layout == "hwc" or (shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4))
+        likelier = (1, 3, 4) if shape[3] == 4 else (1, 3)
+        return self.layout == "hwc" or (shape[3] in (1, 3, 4) and shape[1] not in likelier)
 
     def _range(self, kind: str, dtype: np.dtype[Any]) -> tuple[float, float, int | None]:
         if dtype.kind not in "fiub":
