@@ -5,12 +5,15 @@ Every report can be drawn again from this file alone. Each event has `event` (it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from hybridgen.errors import RunError
 
 
 class EventLog:
@@ -20,11 +23,15 @@ class EventLog:
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, event: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(writable(event), ensure_ascii=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(writable(event), ensure_ascii=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(f"{self._file.name} can't be written: {error.strerror or error}") from error
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written was told by `append`
+            self._file.close()
 
 
 def writable(value: Any) -> Any:

@@ -6,11 +6,11 @@ when. Nothing here reads a tensor between two log points.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,9 @@ def train(
         sources=loaded.sources,
         environment=environment(registry=registry, seed=loaded.train.seed, device=choices.device),
     )
-    return _run(prepared.session(folder, report))
+    with folder.released_on_failure():
+        session = prepared.session(folder, report)
+    return _run(session)
 
 
 def resume(run: str | Path, *, report: str = "quiet", registry: Registry | None = None) -> Outcome:
@@ -82,18 +84,19 @@ def resume(run: str | Path, *, report: str = "quiet", registry: Registry | None 
     """
     registry = registry or load_registry()
     folder = open_run(find_run(run))
-    loaded = load_recipe(folder.path / "recipe.toml", registry=registry)
-    found = latest(folder.checkpoints)
-    saved = load_checkpoint(found, device=torch.device("cpu"), training=True) if found else None
-    if saved is not None and saved.step >= loaded.train.steps:
-        raise RunError(
-            f"{folder.path} is done: {saved.step} of {loaded.train.steps} steps; to train longer, start a new run with "
-            f"`hybridgen run {folder.path / 'recipe.toml'} train.steps=...`"
-        )
-    choices = Choices(**saved.metadata["choices"]) if saved else choose(loaded.train)
-    session = Prepared(loaded, choices).session(folder, report, saved.step if saved else 0)
-    if saved is not None:
-        restore(session, saved)
+    with folder.released_on_failure():
+        loaded = load_recipe(folder.path / "recipe.toml", registry=registry)
+        found = latest(folder.checkpoints)
+        saved = load_checkpoint(found, device=torch.device("cpu"), training=True) if found else None
+        if saved is not None and saved.step >= loaded.train.steps:
+            raise RunError(
+                f"{folder.path} is done: {saved.step} of {loaded.train.steps} steps; to train longer, start a new run with "
+                f"`hybridgen run {folder.path / 'recipe.toml'} train.steps=...`"
+            )
+        choices = Choices(**saved.metadata["choices"]) if saved else choose(loaded.train)
+        session = Prepared(loaded, choices).session(folder, report, saved.step if saved else 0)
+        if saved is not None:
+            restore(session, saved)
     return _run(session, resumed=True)
 
 
@@ -109,7 +112,7 @@ def _run(session: Session, *, resumed: bool = False) -> Outcome:
             session.emit("start", **_header(session, resumed))
             for step in _steps(session, clock, asked):  # noqa: B007  (the last one is told below)
                 pass
-            if asked:
+            if asked and step < session.recipe.train.steps:
                 status, message = "interrupted", f"{asked[0]} received; the state after step {step} is saved"
     except DivergedError as error:
         status, message, step = "diverged", str(error), error.step
@@ -124,18 +127,27 @@ def _run(session: Session, *, resumed: bool = False) -> Outcome:
         status, message = "error", f"{type(error).__name__}: {error}"
         raise
     finally:
-        where = str(session.checkpoint.relative_to(session.folder.path)) if session.checkpoint else ""
-        session.emit("end", status=status, step=step, seconds=clock.seconds, message=message, checkpoint=where)
+        # a disk that is full must not hide why the run stopped
+        with contextlib.suppress(*([RunError] if status in ("error", "diverged") else [])):
+            _close(session, status=status, step=step, seconds=clock.seconds, message=message)
+    if status == "interrupted":
+        raise Interrupted(f"{message}; go on with `hybridgen resume {session.folder.path}`")
+    return Outcome(session.folder.path, step, session.evaluations[-1]["values"] if session.evaluations else {})
+
+
+def _close(session: Session, **end: Any) -> None:
+    """Tell the end, let listeners draw the last report, save it, and let go of the folder."""
+    where = str(session.checkpoint.relative_to(session.folder.path)) if session.checkpoint else ""
+    try:
+        session.emit("end", **end, checkpoint=where)
+    finally:
         session.log.close()
         for listener in session.listeners:
             close = getattr(listener, "close", None)
             if close is not None:
                 close()
-        save_report(session.folder.path)
         session.folder.release()
-    if status == "interrupted":
-        raise Interrupted(f"{message}; go on with `hybridgen resume {session.folder.path}`")
-    return Outcome(session.folder.path, step, session.evaluations[-1]["values"] if session.evaluations else {})
+    save_report(session.folder.path)
 
 
 def _steps(session: Session, clock: Clock, asked: list[str]) -> Iterator[int]:
@@ -155,7 +167,8 @@ def _steps(session: Session, clock: Clock, asked: list[str]) -> Iterator[int]:
             progress = getattr(listener, "progress", None)
             if progress is not None:
                 progress(step)
-        final = step == train.steps or bool(asked)
+        stop = bool(asked)  # read once: a signal that comes later than this stops the next step
+        final = step == train.steps or stop
         if log.due(step) or step in EARLY_ROWS or final:
             _log(session, step, clock, meter)
         improved = False
@@ -166,7 +179,7 @@ def _steps(session: Session, clock: Clock, asked: list[str]) -> Iterator[int]:
         if save.due(step) or final or improved:
             _save(session, step, clock, improved)
         yield step
-        if asked:
+        if stop:
             return
 
 
@@ -358,7 +371,7 @@ def _header(session: Session, resumed: bool) -> dict[str, Any]:
     return header
 
 
-@contextmanager
+@contextlib.contextmanager
 def _signals() -> Iterator[list[str]]:
     """The first SIGINT or SIGTERM is noted (the step is finished, then saved); a second Ctrl-C stops at once."""
     asked: list[str] = []

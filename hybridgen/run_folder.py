@@ -9,7 +9,7 @@ import os
 import secrets
 import time
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -46,6 +46,15 @@ class RunFolder:
         with contextlib.suppress(OSError):
             return self.checkpoints / (self.checkpoints / "best").read_text().strip()
         return None
+
+    @contextlib.contextmanager
+    def released_on_failure(self) -> Iterator[None]:
+        """Let go of the lock when what follows fails."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         if self.lock is not None:
