@@ -22,7 +22,9 @@ class Console:
         self.state = State()
         self.step = 0
         self.console = RichConsole(file=stream)
-        self._live = Live(
+        self._drawn: tuple[Any, RenderableType] | None = None
+        self._version = 0
+        self._live = Live(  # draws as soon as it is made
             console=self.console,
             refresh_per_second=4,
             get_renderable=self._draw,
@@ -30,8 +32,6 @@ class Console:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._drawn: tuple[Any, RenderableType] | None = None
-        self._version = 0
 
     def event(self, event: Mapping[str, Any]) -> None:
         self.state.apply(event)

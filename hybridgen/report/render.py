@@ -32,7 +32,7 @@ def report(state: State, folder: Path | None, width: int, height: int, step: int
     evaluations = evaluation_table(state, width, rows=3)
     blocks: list[RenderableType] = [*header, progress_line(state, width, step), Text("")]
     used = len(header) + 2 + 2 + len(state.terms()) + len(balance) + 2 * len(health) + 1
-    if height - used >= 30:
+    if height - used >= 24:
         blocks[len(header) : len(header)] = notes
         used += len(notes)
     blocks += [terms, *balance, *health]
@@ -175,7 +175,7 @@ def summary(state: State, folder: Path | None, width: int) -> RenderableType:
         lines.append(Text(f"run {folder}", overflow="fold"))
         for kind, path in state.pictures.items():
             lines.append(Text(f"{kind} {folder / path}", style="dim", overflow="fold"))
-        if end["status"] == "interrupted":
+        if end["status"] in ("interrupted", "error") and end["step"] < state.steps:
             lines.append(Text(f"go on with: hybridgen resume {folder}", overflow="fold"))
     return Group(*lines)
 
