@@ -1,0 +1,197 @@
+"""The command line: exit codes, results on stdout, words for people on stderr."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hybridgen.cli import EPILOG, VERBS, main
+
+QUICK = ["train.steps=2", "data.batch_size=16", "encoder.width=8", "decoder.width=8"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one call in this process."""
+    code = 0
+    try:
+        code = main(list(arguments)) or 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_help_lists_every_verb_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for verb, what in VERBS.items():
+        assert verb in out
+        assert what.split()[0] in out
+    assert "hybridgen run vagan-images data.path=~/pictures" in EPILOG
+    assert "Examples:" in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, verb, "--help")
+    assert code == 0
+    assert f"hybridgen {verb}" in out.partition("Example")[2]
+
+
+def test_a_whole_life(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = run(capsys, "run", "vagan-digits", *QUICK, "--report", "plain")
+    assert code == 0, err
+    folder = out.strip()
+    assert (tmp_path / folder / "recipe.toml").is_file()
+    assert "step=1/2" in err
+    assert "step=1/2" not in out
+
+    code, out, _ = run(capsys, "ls", "runs", "--json")
+    assert [r["status"] for r in json.loads(out)["runs"]] == ["done"]
+
+    code, out, _ = run(capsys, "sample", "vagan-digits", "--count", "9", "--seed", "4")
+    assert code == 0
+    with Image.open(out.strip()) as picture:
+        assert picture.size == (3 * 50 + 2, 3 * 50 + 2)
+    code, out, _ = run(capsys, "sample", folder, "--count", "5", "--out", "x.npy")
+    assert (tmp_path / "x.npy").is_file()
+
+    code, out, _ = run(capsys, "reconstruct", "vagan-digits", "--count", "4")
+    assert code == 0
+    assert Path(out.strip()).is_file()
+    Image.new("RGB", (30, 40), (200, 10, 10)).save("mine.jpg")
+    code, out, err = run(capsys, "reconstruct", "vagan-digits", "mine.jpg", "--out", "both.png")
+    assert code == 0, err
+
+    code, out, _ = run(capsys, "report", "vagan-digits")
+    assert "done after 2 of 2 steps" in out
+
+    code, _, err = run(capsys, "resume", folder)
+    assert code == 2
+    assert "is done: 2 of 2 steps" in err
+
+
+def test_an_interrupted_run_goes_on_with_auto(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    import signal
+
+    from hybridgen import loop
+
+    genuine = loop.train_step
+
+    def step(state: object, batches: object, number: int) -> object:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return genuine(state, batches, number)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", step)
+        code, out, err = run(capsys, "run", "ae-digits", *QUICK, "train.steps=4", "--report", "quiet")
+    assert code == 130
+    assert out == ""
+    assert "SIGTERM received; the state after step 2 is saved; go on with `hybridgen resume runs/ae-digits-" in err
+    code, out, _ = run(capsys, "resume", "--auto", "--report", "quiet")
+    assert code == 0
+    assert out.startswith("runs/ae-digits-")
+    code, _, err = run(capsys, "resume", "--auto")
+    assert code == 2
+    assert "no unfinished run below runs/" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "vagan-digit"], "did you mean 'vagan-digits'?"),
+        (["run", "vagan-digits", "train.stpes=3"], "did you mean `steps`?"),
+        (["run", "vagan-digits", "train.device=cuda:9"], "torch sees no CUDA device"),
+        (["run", "vagan-images"], "is no folder"),
+        (["check", "vagan-digits", "loss.kl.use=kll"], "did you mean 'kl'?"),
+        (["show", "loss", "kll"], "did you mean 'kl'?"),
+        (["show", "quantity", "recn"], "did you mean 'recon'?"),
+        (["runn", "vagan-digits"], "Did you mean 'run'?"),
+        (["resume"], "write --auto"),
+        (["sample", "nowhere"], "there is no run 'nowhere'"),
+        (["report", "nowhere"], "there is no run 'nowhere'"),
+        (["cp", "nowhere", "mine.toml"], "there is no recipe 'nowhere'"),
+    ],
+)
+def test_wrong_input_exits_2_with_words(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert expected in err
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_our_own_faults_exit_1_with_a_traceback(tmp_path: Path) -> None:
+    code = (
+        "import hybridgen.loop, hybridgen.cli\n"
+        "def broken(*a, **k): raise KeyError('ours')\n"
+        "hybridgen.loop.choose = broken\n"
+        "import sys; sys.exit(hybridgen.cli.main(['run', 'ae-digits']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "KeyError: 'ours'" in done.stderr
+
+
+def test_show_explains_options_and_gives_a_snippet_that_works(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, "show", "loss", "reconstruction")
+    assert code == 0
+    for piece in ("in nats", '"gaussian" | "bernoulli" | "laplace"', "forward: x, recon, recon_raw", "log_likelihood"):
+        assert piece in out, piece
+    snippet = out.partition("To paste:\n")[2]
+    lines = "\n".join(line.strip() for line in snippet.splitlines())
+    (tmp_path / "mine.toml").write_text(f'extends = "ae-digits"\n{lines}\n')
+    assert run(capsys, "check", "mine.toml")[0] == 0
+
+
+def test_every_component_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    from hybridgen.registry import load_registry
+
+    for component in load_registry().components():
+        code, out, err = run(capsys, "show", component.kind, component.qualified)
+        assert code == 0, err
+        assert "To paste:" in out
+
+
+def test_copy_edit_check_resolve(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(capsys, "cp", "vagan-digits", "mine.toml")[0] == 0
+    code, _, err = run(capsys, "cp", "vagan-digits", "mine.toml")
+    assert code == 2
+    assert "--force" in err
+    assert run(capsys, "cp", "vagan-digits", "mine.toml", "--extends", "--force")[0] == 0
+    assert 'extends = "vagan-digits"' in (tmp_path / "mine.toml").read_text()
+    code, out, _ = run(capsys, "check", "mine.toml")
+    assert (code, out) == (0, "mine: no problem found\n")
+    code, out, _ = run(capsys, "resolve", "mine.toml", "--no-origins")
+    (tmp_path / "full.toml").write_text(out)
+    assert run(capsys, "resolve", "full.toml", "--no-origins") == (0, out, "")
+
+
+def test_ls_has_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "ls")
+    assert code == 0
+    for name in ("vagan-digits", "conv", "gaussian", "reconstruction", "toy2d", "active-units"):
+        assert name in out
+    for what in ("losses", "data", "encoders", "recipes", "plugins"):
+        assert run(capsys, "ls", what)[0] == 0
+    assert json.loads(run(capsys, "ls", "losses", "--json")[1])["loss components"][0]["name"] == "adversarial"
+
+
+def test_check_finds_what_does_not_fit_before_data_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "check", "vagan-digits", "data.use=toy2d")
+    assert code == 2
+    assert "conv" in err
+    assert 'use "mlp"' in err
