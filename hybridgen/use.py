@@ -20,7 +20,7 @@ from hybridgen.data import SampleSpec
 from hybridgen.errors import RunError, UnavailableError, UserError
 from hybridgen.graph import Env, Graph, nodes
 from hybridgen.model import Model, build, load_parts
-from hybridgen.quantities import Missing, Scope
+from hybridgen.quantities import Missing, Noise, Scope
 from hybridgen.recipe import load_recipe
 from hybridgen.registry import Registry
 from hybridgen.run_folder import find_run
@@ -30,6 +30,9 @@ CHUNK = 512
 
 class GenerativeModel:
     """What a trained recipe can do. A function that it cannot offer says what would make it possible.
+
+    What is random in training is at its mean here (a denoising encoder sees its input as it is, a posterior gives its
+    mean); only `sample` draws.
 
     parts: the modules to compute with, in eval mode (the averaged ones of a run).
     label_frequencies: how often each class was seen, from which labels are drawn when none are given.
@@ -58,8 +61,8 @@ class GenerativeModel:
         """
         fake = self._need("fake", "sample")
         z_prior = self._need("z_prior", "sample")
-        prior = self._run([z_prior], self._noise(z_prior, count, seed), ())
-        env = {"z_prior": prior[z_prior]} | self._labels(count, label, seed)
+        env = self._noise(fake, count, seed) | self._labels(count, label, seed)
+        env[z_prior] = self._run([z_prior], env, ())[z_prior]
         return self._chunked(fake, env, given=[z_prior])
 
     def encode(self, x: Tensor, *, label: Tensor | None = None) -> Tensor:
@@ -113,12 +116,15 @@ class GenerativeModel:
             ) from None
 
     def _noise(self, key: str, count: int, seed: int) -> Env:
-        leaves = Graph(self._model.wiring.definitions).leaves_of([key])
-        noise = {k: self._model.noise[k] for k in leaves if k in self._model.noise}
-        return {
-            k: randomness.normal((count, *n.shape), torch.device("cpu"), seed, "sample", k).to(self.device)
-            for k, n in noise.items()
-        }
+        made, cpu = {}, torch.device("cpu")
+        for leaf, noise in self._leaves(key, ()).items():
+            draw = randomness.uniform if noise.kind == "uniform" else randomness.normal
+            made[leaf] = draw((count, *noise.shape), cpu, seed, "sample", leaf).to(self.device)
+        return made
+
+    def _leaves(self, key: str, given: Sequence[str]) -> dict[str, Noise]:
+        leaves = Graph(self._model.wiring.definitions).leaves_of([key], given)
+        return {leaf: self._model.noise[leaf] for leaf in leaves if leaf in self._model.noise}
 
     def _labels(self, count: int, label: Any, seed: int, name: str = "fake_label") -> Env:
         classes = len(self.spec.classes)
@@ -154,6 +160,10 @@ class GenerativeModel:
     def _chunked(self, key: str, env: Env, *, given: Sequence[str] = (), pick: str = "") -> Tensor:
         """One quantity for a batch of any size, computed in pieces of bounded memory."""
         size = next(len(value) for value in env.values())
+        for leaf, noise in self._leaves(key, given).items():
+            if leaf not in env:
+                mean = 0.5 if noise.kind == "uniform" else 0.0
+                env[leaf] = torch.full((size, *noise.shape), mean, device=self.device)
         pieces = []
         for start in range(0, max(size, 1), CHUNK):
             piece = {name: value[start : start + CHUNK] for name, value in env.items()}

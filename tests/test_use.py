@@ -116,3 +116,13 @@ def test_labels_of_a_conditional_model(training: Callable[..., Training], regist
         made.sample(2, label=10)
     data = batch(3, spec=LABELLED)
     assert made.reconstruct(data["x"], label=data["label"]).shape == (3, 1, 8, 8)
+
+
+def test_what_is_random_in_training_is_at_its_mean_in_use(training: Callable[..., Training]) -> None:
+    """A denoising encoder sees what it is given; twice the same input has twice the same code."""
+    text = VAGAN.replace("[decoder]", 'inputs = { x = "x_noisy" }\n[decoder]') + '[quantity.x_noisy]\nuse = "noisy"\n'
+    state = training(text)
+    made = GenerativeModel(state.model, state.refresh_averaged())
+    x = batch(3)["x"]
+    encoder, latent = state.averaged["encoder"], state.averaged["latent"]
+    torch.testing.assert_close(made.encode(x), latent.posterior(encoder(x)).mean)
