@@ -154,3 +154,44 @@ def test_the_changelog_has_its_form() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "## [Unreleased]" in text
     assert re.search(r"^### (Added|Changed|Fixed|Removed)$", text, re.MULTILINE)
+
+
+def patched(text: str, diff: str) -> str:
+    """A recipe after one of the page's diffs; one that opens with an addition is appended."""
+    lines = text.rstrip("\n").split("\n")
+    place = len(lines) if diff.startswith("+") else 0
+    if diff.startswith("+"):
+        lines.append("")
+        place += 1
+    for line in diff.rstrip("\n").split("\n"):
+        kind, content = line[:1], line[1:]
+        if kind == "+":
+            lines.insert(place, content)
+        else:
+            place = lines.index(content, place)
+            if kind == "-":
+                del lines[place]
+                continue
+        place += 1
+    return "\n".join(lines) + "\n"
+
+
+def test_the_four_families_differ_by_the_lines_that_the_page_shows(tmp_path: Path) -> None:
+    from common import EAGER, LABELLED, batch
+
+    from hybridgen.model import build
+    from hybridgen.recipe import load_recipe
+    from hybridgen.step import Training, train_step
+
+    text = blocks("recipes/README.md", "toml")[0]
+    families = [text]
+    for diff in blocks("recipes/README.md", "diff"):
+        families.append(patched(families[-1], diff))
+    expected = [{"reconstruction"}, {"reconstruction", "kl"}, {"reconstruction", "kl", "adversarial"}, {"adversarial"}]
+    for index, (family, losses) in enumerate(zip(families, expected, strict=True)):
+        path = tmp_path / f"{index}.toml"
+        path.write_text(family)
+        recipe = load_recipe(path)
+        assert set(recipe.losses) == losses
+        train_step(Training(build(recipe, LABELLED), EAGER), [batch(spec=LABELLED)], 1)
+    assert load_recipe(tmp_path / "3.toml").encoder is None
