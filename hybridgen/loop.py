@@ -315,8 +315,9 @@ def _draw(session: Session, step: int) -> None:
     """Pictures of samples and of reconstructions, on latents and examples that stay the same throughout the run."""
     model = GenerativeModel(session.model, session.state.refresh_averaged(), session.frequencies)
     count = session.recipe.report.samples
-    for kind, path in pictures.draw(model, session.validation, session.folder.samples, step, count):
-        session.emit("samples", step=step, path=str(path.relative_to(session.folder.path)), kind=kind)
+    for kind, path, cells in pictures.draw(model, session.validation, session.folder.samples, step, count):
+        where = str(path.relative_to(session.folder.path))
+        session.emit("samples", step=step, path=where, kind=kind, **({"cells": cells} if cells else {}))
     late = step > EARLY * session.recipe.train.steps
     session.diversity = _diversity(session, model) if session.recipe.critics and late else None
 

@@ -20,11 +20,14 @@ from hybridgen.run_folder import write_atomically
 
 SMALL = 48  # pictures are enlarged, pixel by pixel, until their longer side has at least this many pixels
 PAD = 2
+PAIRED = 9  # pairs of original and reconstruction in a row
 PAPER, INK, ACCENT = (250, 250, 247), (190, 190, 190), (200, 60, 40)
 
 
-def draw(model: Any, validation: Arrays | None, folder: Path, step: int, count: int) -> Iterator[tuple[str, Path]]:
-    """The pictures that a model can offer after a step: ("samples", path), ("reconstructions", path).
+def draw(
+    model: Any, validation: Arrays | None, folder: Path, step: int, count: int
+) -> Iterator[tuple[str, Path, dict[str, Any] | None]]:
+    """The pictures that a model can offer after a step: "samples" and "reconstructions", path, layout of the grid.
 
     model: a GenerativeModel. Latents and examples are the same at every step, so that pictures compare.
     """
@@ -35,7 +38,7 @@ def draw(model: Any, validation: Arrays | None, folder: Path, step: int, count: 
     try:
         path = folder / f"samples-{step:08d}.png"
         save_samples(path, model.sample(2000 if points else count, seed=0), model.spec, real if points else None)
-        yield "samples", path
+        yield "samples", path, cells(model.spec, count)
     except UnavailableError:
         pass  # a model without a prior has no samples to draw; its report shows reconstructions
     try:
@@ -45,9 +48,24 @@ def draw(model: Any, validation: Arrays | None, folder: Path, step: int, count: 
             label = None if validation is None or validation.label is None else validation.label[: len(shown)]
             made = model.reconstruct(shown, label=label if model.spec.classes else None)
             save_comparison(path, shown, made.cpu(), model.spec)
-            yield "reconstructions", path
+            yield "reconstructions", path, cells(model.spec, len(shown), pairs=True)
     except UnavailableError:
         return  # no encoder
+
+
+def cells(spec: SampleSpec, count: int, *, pairs: bool = False) -> dict[str, Any] | None:
+    """How a grid of pictures is laid out, for whoever shows a part of it: pixels of a cell in the file and in the data.
+
+    With `pairs` a cell is an original with its reconstruction below. None for what is no grid.
+    """
+    if spec.kind != "image":
+        return None
+    h, w = spec.shape[1:]
+    factor = max(1, math.ceil(SMALL / max(w, h)))
+    columns = min(count, PAIRED) if pairs else math.ceil(math.sqrt(count))
+    tall = (2 * h * factor + PAD, 2 * h + 1) if pairs else (h * factor, h)
+    size, native = (w * factor, tall[0]), (w, tall[1])
+    return {"size": size, "native": native, "pad": PAD, "columns": columns, "count": count}
 
 
 def save_samples(path: Path, x: Tensor, spec: SampleSpec, real: Tensor | None = None) -> None:
@@ -71,7 +89,7 @@ def save_comparison(path: Path, x: Tensor, recon: Tensor, spec: SampleSpec) -> N
     if path.suffix == ".npy":
         _write_npy(path, torch.stack([x, recon]))
     elif spec.kind == "image":
-        columns = min(len(x), 9)
+        columns = min(len(x), PAIRED)
         cells: list[Image.Image] = []
         for start in range(0, len(x), columns):
             for row in (x[start : start + columns], recon[start : start + columns]):

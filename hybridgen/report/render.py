@@ -43,7 +43,7 @@ def report(state: State, folder: Path | None, width: int, height: int, step: int
     room = height - used - 2
     picture = state.pictures.get("samples") or state.pictures.get("reconstructions")
     if folder is not None and picture and room >= 4:
-        drawn = strip(folder / picture, width, min(room, 14))
+        drawn = strip(folder / picture["path"], width, min(room, 14), picture.get("cells"))
         if drawn is not None:
             blocks += [Text(""), drawn]
     return Group(*blocks)
@@ -173,8 +173,8 @@ def summary(state: State, folder: Path | None, width: int) -> RenderableType:
         lines.append(Text(f"best {best['metric']} {number(best['value'])} at step {best['step']:,}"))
     if folder is not None:
         lines.append(Text(f"run {folder}", overflow="fold"))
-        for kind, path in state.pictures.items():
-            lines.append(Text(f"{kind} {folder / path}", style="dim", overflow="fold"))
+        for kind, drawn in state.pictures.items():
+            lines.append(Text(f"{kind} {folder / drawn['path']}", style="dim", overflow="fold"))
         if end["status"] in ("interrupted", "error") and end["step"] < state.steps:
             lines.append(Text(f"go on with: hybridgen resume {folder}", overflow="fold"))
     return Group(*lines)

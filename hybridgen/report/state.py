@@ -24,7 +24,7 @@ class State:
     first_row: tuple[int, float] | None = None
     evaluations: list[Event] = field(default_factory=list)
     best: Event | None = None
-    pictures: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, Event] = field(default_factory=dict)
     checkpoint: Event | None = None
     health: dict[str, str] = field(default_factory=dict)
     end: Event | None = None
@@ -53,7 +53,7 @@ class State:
         elif kind == "best":
             self.best = event
         elif kind == "samples":
-            self.pictures[event["kind"]] = event["path"]
+            self.pictures[event["kind"]] = event
         elif kind == "checkpoint":
             self.checkpoint = event
         elif kind == "health":

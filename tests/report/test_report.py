@@ -257,3 +257,42 @@ def test_small_words() -> None:
     assert sparkline([1, 1], 5) == "▁▁"
     assert sparkline([math.nan, 1.0], 5) == "x▁"
     assert len(sparkline(list(range(1000)), 20)) == 20
+
+
+@pytest.mark.parametrize(("width", "height", "across", "down"), [(80, 10, 8, 2), (60, 4, 6, 1), (200, 40, 9, 1)])
+def test_a_grid_is_laid_out_anew_with_the_pixels_of_the_data(
+    width: int, height: int, across: int, down: int, tmp_path: Path
+) -> None:
+    """Nine pictures 1 8 8, enlarged in the file: shown side by side, each pixel as it was."""
+    import torch
+
+    from hybridgen.data import SampleSpec
+    from hybridgen.pictures import cells, save_samples
+
+    spec = SampleSpec("image", (1, 8, 8), 9, activation="tanh")
+    x = torch.linspace(-1, 1, 9).reshape(9, 1, 1, 1).expand(9, 1, 8, 8)
+    save_samples(tmp_path / "s.png", x, spec)
+    text = strip(tmp_path / "s.png", width, height, cells(spec, 9))
+    assert text is not None
+    lines = text.plain.rstrip("\n").split("\n")
+    assert len(lines[0]) == across * 9 - 1
+    assert len(lines) == -(-(down * 9 - 1) // 2)
+    assert "#808080" in " ".join(str(span.style) for span in text.spans) or across < 5
+
+
+def test_pairs_of_a_comparison_are_cells(tmp_path: Path) -> None:
+    import torch
+
+    from hybridgen.data import SampleSpec
+    from hybridgen.pictures import cells, save_comparison
+
+    spec = SampleSpec("image", (1, 8, 8), 12, activation="tanh")
+    x, recon = torch.full((12, 1, 8, 8), -1.0), torch.full((12, 1, 8, 8), 1.0)
+    save_comparison(tmp_path / "r.png", x, recon, spec)
+    text = strip(tmp_path / "r.png", 120, 20, cells(spec, 12, pairs=True))
+    assert text is not None
+    styles = [str(span.style) for span in text.spans[:8]]
+    assert all("#000000 on #000000" in style for style in styles)  # originals above
+    lines = text.plain.rstrip("\n").split("\n")
+    assert len(lines) == 9
+    assert "#ffffff" in str(text.spans[-10].style)
