@@ -232,7 +232,7 @@ def test_a_second_interrupt_stops_at_once_and_spoils_nothing(tmp_path: Path, mon
             os.kill(os.getpid(), signal.SIGINT)
         return genuine(state, batches, number)
 
-    chosen = overrides("vae-digits", 8, tmp_path)
+    chosen = [*overrides("vae-digits", 8, tmp_path), "train.log_every=3"]
     whole = train("vae-digits", chosen, runs=tmp_path / "whole").path
     with monkeypatch.context() as patched:
         patched.setattr("hybridgen.loop.train_step", step)
@@ -242,6 +242,11 @@ def test_a_second_interrupt_stops_at_once_and_spoils_nothing(tmp_path: Path, mon
     assert [path.name for path in checkpoints(run / "checkpoints")][-1] == "step-00000004"
     resume(run)
     assert_bit_equal(final(whole), final(run))
+    rows = [
+        next(e["values"] for e in read_events(path / "metrics.jsonl") if e["event"] == "row" and e["step"] == 6)
+        for path in (whole, run)
+    ]  # the mean over steps 4, 5 and 6, the first of them from before the stop
+    assert rows[0]["loss.reconstruction"] == rows[1]["loss.reconstruction"]
 
 
 # -- not finite --------------------------------------------------------------------------------------------------------

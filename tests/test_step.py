@@ -76,6 +76,24 @@ def test_each_critic_update_has_a_batch_and_noise_of_its_own(training: Callable[
         assert not torch.equal(seen[one][1], seen[other][1])
 
 
+@pytest.mark.parametrize("family", ["gan", "vagan", "bigan", "two-critics"])
+def test_the_critic_judges_samples_without_history(family: str, training: Callable[..., Training]) -> None:
+    """Attached samples would cost a compiled critic update the whole backward pass of the generator."""
+    state = training(FAMILIES[family])
+    phase = state.variant(1)[1]
+    seen: list[Tensor] = []
+
+    def spy(env: dict[str, Any], weights: Any) -> Any:
+        seen.extend(value for value in env.values() if isinstance(value, Tensor))
+        return critic(env, weights)
+
+    critic = phase["critic"]
+    phase["critic"] = spy
+    train_step(state, [batch()], 1)
+    assert len(seen) >= 2
+    assert not any(value.requires_grad for value in seen)
+
+
 def count_moves(state: Training, act: Callable[[], Any]) -> dict[str, int]:
     count = dict.fromkeys(state.optimisers, 0)
     for player, optim in state.optimisers.items():
