@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -24,4 +25,5 @@ def save(folder: Path, state: State) -> None:
     picture = Console(file=io.StringIO(), width=WIDTH, record=True, force_terminal=True, color_system="truecolor")
     picture.print(Group(report(state, folder, WIDTH, HEIGHT), Text(""), summary(state, None, WIDTH)))
     title = f"hybridgen run {state.header.get('recipe', '')}".strip()
-    write_atomically(folder / "report.svg", picture.export_svg(title=title).encode())
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", picture.export_svg(title=title), flags=re.DOTALL)  # fonts from elsewhere
+    write_atomically(folder / "report.svg", svg.encode())

@@ -213,6 +213,8 @@ def test_a_record_draws_the_same_report_again(tmp_path: Path) -> None:
     assert "\x1b" not in text
     svg = (tmp_path / "report.svg").read_text()
     assert svg.startswith("<svg")
+    assert "@font-face" not in svg
+    assert "url(http" not in svg, "looking at it must load nothing"
     assert "vagan-digits" in svg
     before = text
     save_report(tmp_path)
