@@ -22,6 +22,7 @@ from hybridgen.checkpoint import latest, load_checkpoint, prune, save_checkpoint
 from hybridgen.data import batches_in_order
 from hybridgen.environment import environment
 from hybridgen.errors import DivergedError, HybridgenError, Interrupted, RunError, UnavailableError
+from hybridgen.graph import couples_batch
 from hybridgen.health import EARLY, findings
 from hybridgen.precision import Choices, choose
 from hybridgen.recipe import load_recipe, resolved_toml
@@ -343,6 +344,10 @@ def _header(session: Session, resumed: bool) -> dict[str, Any]:
     plan = session.state.planner.plan(model.terms)
     notes = [*session.choices.notes, *session.notes]
     notes += [f"metric {name} is unavailable: {why}" for name, why in session.evaluation.unavailable.items()]
+    if recipe.train.accumulate > 1:
+        coupled = ", ".join(path for path, module in model.parts.items() if couples_batch(module))
+        if coupled:
+            notes.append(f"layers that couple samples ({coupled}) see micro-batches, so accumulation is not one whole batch")
     if session.validation is None:
         notes.append("no validation split: nothing is evaluated")
     header: dict[str, Any] = {
@@ -364,7 +369,10 @@ def _header(session: Session, resumed: bool) -> dict[str, Any]:
             "shape": list(model.spec.shape),
             "classes": list(model.spec.classes),
         },
-        "terms": [{"name": t.label, "side": t.side, "trains": list(t.trains)} for t in model.terms],
+        "terms": [
+            {"name": t.label, "side": t.side, "trains": list(t.trains), "first": t.first(recipe.train.steps)}
+            for t in model.terms
+        ],
         "notes": notes,
     }
     if resumed:

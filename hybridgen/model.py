@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +29,6 @@ from hybridgen.recipe import Part, Recipe
 from hybridgen.registry import Component
 from hybridgen.routing import Term, define_terms, players
 from hybridgen.signature import constructor
-
-Function = Callable[..., Any]
 
 
 @dataclass

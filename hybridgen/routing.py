@@ -45,6 +45,10 @@ class Term:
         """Whether it takes part in this step: its weight is not 0, and its lazy interval is up."""
         return (step - 1) % self.every == 0 and self.weight.at(step, steps) != 0.0
 
+    def first(self, steps: int) -> int | None:
+        """The first step it takes part in; None for one that never does."""
+        return next((step for step in range(1, steps + 1) if self.due(step, steps)), None)
+
     def coefficient(self, step: int, steps: int) -> float:
         """Its weight in a step it takes part in: a lazy term joins every k-th update, k times as strong."""
         return self.weight.at(step, steps) * self.every

@@ -21,6 +21,8 @@ LABELLED = SampleSpec(
     kind="image", shape=(1, 8, 8), count=64, low=0, high=16, levels=17, activation="tanh", classes=tuple("0123456789")
 )
 
+POINTS = SampleSpec(kind="vector", shape=(2,), count=64)
+
 EAGER = Choices("cpu", "fp32", False, ())
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
-from sklearn.svm import SVC
+from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 import hybridgen
@@ -52,15 +51,21 @@ def untrained(recipe: str, folder: Path) -> GenerativeModel:
 
 @cache
 def judge() -> Any:
-    """A calibrated support vector machine: 99 % right on held-out digits, with a mean top confidence of 0.94."""
+    """Ten nearest real digits, weighted by distance: its confidence is how alike a sample is to digits of one class.
+
+    On held-out real digits the mean top confidence is 0.95, on uniform noise 0.61, on the mean of two digits 0.72.
+    """
     arrays = Digits().load()["train"]
-    x = (arrays.x.float() / 16).flatten(1).numpy()
-    return CalibratedClassifierCV(SVC(C=10), ensemble=False, cv=5).fit(x, arrays.label)
+    return KNeighborsClassifier(10, weights="distance").fit(scaled(Digits().describe().to_model(arrays.x)), arrays.label)
+
+
+def scaled(x: Tensor) -> Any:
+    return ((x + 1) / 2).flatten(1).numpy()
 
 
 def judged(samples: Tensor) -> tuple[float, float]:
     """Mean top confidence of 1,000 samples, and the share of the rarest class."""
-    chances = judge().predict_proba(((samples + 1) / 2).flatten(1).numpy())
+    chances = judge().predict_proba(scaled(samples))
     shares = np.bincount(chances.argmax(1), minlength=10) / len(samples)
     return float(chances.max(1).mean()), float(shares.min())
 
@@ -109,11 +114,14 @@ def ring(samples: Tensor) -> tuple[float, int]:
 
 
 def test_the_judges_know_real_data_and_reject_noise() -> None:
-    arrays = Digits().load()["train"]
-    confidence, rarest = judged(Digits().describe().to_model(arrays.x)[:1000])
-    assert confidence > 0.93
-    assert rarest > 0.08
-    assert judged(torch.rand(1000, 1, 8, 8) * 2 - 1)[0] < 0.5
+    train, held_out = digits()
+    labels = open_data(Digits(), load_recipe("ae-digits").data)
+    fresh = KNeighborsClassifier(10, weights="distance").fit(scaled(train), labels["train"].label)
+    assert fresh.score(scaled(held_out), labels["validation"].label) > 0.95
+    assert 0.93 < fresh.predict_proba(scaled(held_out)).max(1).mean() < 0.98
+    assert judged(train[:1000])[1] > 0.08
+    assert judged(torch.rand(1000, 1, 8, 8) * 2 - 1)[0] < 0.65
+    assert judged((train[:800] + train[800:1600]) / 2)[0] < 0.75
     assert ring(Toy2d(shape="ring").load()["train"].x[:2000])[0] > 0.98
     assert ring(torch.randn(2000, 2))[0] < 0.1
 
@@ -148,7 +156,7 @@ def test_gan_ring(seed: int, trained: Any) -> None:
 @pytest.mark.slow
 def test_gan_digits(trained: Any) -> None:
     confidence, rarest = judged(hybridgen.load(trained("gan-digits", 0).path).sample(1000, seed=0))
-    assert confidence > 0.75
+    assert confidence > 0.8
     assert rarest >= 0.02
 
 

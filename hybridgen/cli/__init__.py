@@ -24,6 +24,7 @@ VERBS = {
     "check": "Find everything that is wrong with a recipe, without training.",
     "resolve": "Print a recipe in full, with the origin of each value.",
     "cp": "Copy a recipe to edit.",
+    "schema": "Write a JSON Schema of recipes, for editors.",
     "sample": "Draw new samples from a trained run.",
     "reconstruct": "Pass pictures or held-out examples through a trained run.",
     "report": "Draw the report of a run again from its record.",

@@ -25,6 +25,11 @@ class _Table(BaseModel):
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
+def table_schema() -> dict[str, Any]:
+    """The JSON Schema of a schedule's table."""
+    return _Table.model_json_schema(by_alias=True)
+
+
 TABLE_KEYS = ("from", "to", "over", "shape", "start", "stop", "cycle", "ratio")
 
 

@@ -111,7 +111,13 @@ def _term_row(term: Term, trend: int) -> list[Text]:
         value.style = "bold red"
     share = Text(f"{term.share:.0%}" if term.share is not None else "", style="dim")
     row = [name, value, Text(number(term.weight), style="dim"), share]
-    return [*row, Text(sparkline(term.trend, trend), style="cyan")] if trend else row
+    if not trend:
+        return row
+    waits = off and term.value is None and term.first is not None
+    return [
+        *row,
+        Text(f"until step {term.first:,}" if waits else sparkline(term.trend, trend), style="dim" if waits else "cyan"),
+    ]
 
 
 def balance_lines(state: State, width: int) -> list[Text]:

@@ -87,6 +87,7 @@ class State:
                     self.values.get(f"loss.{label}"),
                     self.values.get(f"weight.{label}"),
                     self.trends.get(f"loss.{label}", []),
+                    first=term.get("first"),
                 )
             )
         for player in ("generator", "discriminator"):
@@ -107,7 +108,7 @@ class State:
 
 @dataclass
 class Term:
-    """One row of the report. share: of the player's sum of absolute weighted terms."""
+    """One row of the report. share: of the player's sum of absolute weighted terms; first: the step it starts in."""
 
     name: str
     side: str
@@ -115,6 +116,7 @@ class Term:
     weight: float | None
     trend: list[float]
     share: float | None = None
+    first: int | None = None
 
 
 def fold(events: Iterable[Event]) -> State:

@@ -38,7 +38,7 @@ START: dict[str, Any] = {
     "terms": [
         {"name": "reconstruction", "side": "generator", "trains": ["encoder"]},
         {"name": "kl", "side": "generator", "trains": ["encoder"]},
-        {"name": "adversarial", "side": "generator", "trains": ["decoder"]},
+        {"name": "adversarial", "side": "generator", "trains": ["decoder"], "first": 600},
         {"name": "adversarial.discriminator", "side": "discriminator", "trains": ["discriminator.main"]},
     ],
     "notes": ["compile off: on CPUs it seldom repays"],
@@ -122,7 +122,7 @@ def test_it_says_what_a_person_wants_to_know() -> None:
     assert "2" in line.split()
     assert "95%" in line  # 2 * 3 of 6.3: its share of the generator side's sum
     assert "█" in next(x for x in text.splitlines() if x.startswith("reconstruction"))
-    assert "off" in next(x for x in text.splitlines() if x.startswith("adversarial "))
+    assert "off       0         until step 600" in next(x for x in text.splitlines() if x.startswith("adversarial "))
     assert "real ━━━━━━━━━━  90%" in text
     assert "200*" in text  # the best evaluation so far
     assert "-5" in text
