@@ -145,6 +145,13 @@ def latest(folder: Path) -> Path | None:
     return next((path for path in reversed(checkpoints(folder)) if _manifest(path) is not None), None)
 
 
+def forget_after(folder: Path, step: int) -> None:
+    """Remove what came after `step` (damaged, or it would not be resumed from): a resumed run writes those steps again."""
+    for path in checkpoints(folder):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def prune(folder: Path, keep: int, protect: Path | None = None) -> None:
     """Remove all but the newest `keep` and the protected one."""
     for path in checkpoints(folder)[:-keep]:

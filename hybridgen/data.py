@@ -115,7 +115,7 @@ def _verify(arrays: Arrays, spec: SampleSpec, name: str) -> None:
         if arrays.label is None or len(arrays.label) != len(arrays):
             got = "none" if arrays.label is None else str(len(arrays.label))
             raise DataError(f"there are {len(arrays)} {name} examples but {got} labels")
-        low, high = int(arrays.label.min()), int(arrays.label.max())
+        low, high = (int(arrays.label.min()), int(arrays.label.max())) if len(arrays) else (0, 0)
         if low < 0 or high >= len(spec.classes):
             raise DataError(f"{name} labels run from {low} to {high}, expected 0 to {len(spec.classes) - 1}")
 

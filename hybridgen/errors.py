@@ -44,7 +44,7 @@ class RecipeError(UserError):
     """Everything that is wrong with a recipe, at once, in `problems`."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(dict.fromkeys(problems))
         count = len(self.problems)
         head = f"{count} problem{'s' if count != 1 else ''} in the recipe:"
         super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))

@@ -6,7 +6,8 @@ the reason, rather than wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from hybridgen import randomness
+from hybridgen.errors import Problem, RecipeError
 from hybridgen.graph import Env, Graph, nodes
-from hybridgen.model import Model, construct, shared_facts
+from hybridgen.model import Model, construct, shared_facts, told
 from hybridgen.quantities import Missing, Scope
 
 
@@ -30,11 +32,15 @@ class Measure:
 
 @dataclass
 class Evaluation:
-    """The metrics of a recipe that exist for its model, ready to run; `unavailable` says why the others don't."""
+    """The metrics of a recipe that exist for its model, ready to run; `unavailable` says why the others don't.
+
+    failed: metrics that raised, with what they said; they are left out from then on.
+    """
 
     model: Model
     measures: list[Measure] = field(default_factory=list)
     unavailable: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def units(self) -> dict[str, Any]:
@@ -59,9 +65,23 @@ class Evaluation:
             for call in calls:
                 call.run(env)
             for measure in self.measures:
-                for arguments in measure.arguments:
-                    measure.metric.update(**{name: env[key] for name, key in arguments})
-        return {name: value for m in self.measures for name, value in _flat(m.name, m.metric.compute()).items()}
+                with self._told(measure):
+                    for arguments in measure.arguments:
+                        measure.metric.update(**{name: env[key] for name, key in arguments})
+        values: dict[str, float] = {}
+        for measure in self.measures:
+            with self._told(measure):
+                values |= _flat(measure.name, measure.metric.compute())
+        self.measures = [measure for measure in self.measures if measure.name not in self.failed]
+        return values
+
+    @contextmanager
+    def _told(self, measure: Measure) -> Iterator[None]:
+        """A metric that raises costs the run its number, not the training."""
+        try:
+            yield
+        except Exception as error:
+            self.failed.setdefault(measure.name, told(error))
 
 
 def prepare(model: Model) -> Evaluation:
@@ -80,10 +100,25 @@ def prepare(model: Model) -> Evaluation:
                 wiring.arguments(metric.update, Scope(spec.path, spec.inputs, critic, fake)) for fake in range(count)
             )
         except Missing as missing:
+            if missing.ambiguous:
+                raise RecipeError([wiring.problem(spec.path, f"metric '{spec.component.name}'", missing)]) from None
             evaluation.unavailable[name] = str(missing)
             continue
         evaluation.measures.append(Measure(name, metric, arguments))
+    _check_best(evaluation)
     return evaluation
+
+
+def _check_best(evaluation: Evaluation) -> None:
+    """A metric that names the best checkpoint must say which direction is better."""
+    recipe = evaluation.model.recipe
+    name, _, entry = (recipe.best or "").partition(".")
+    for measure in evaluation.measures:
+        direction = getattr(measure.metric, "higher_is_better", None)
+        direction = direction.get(entry) if isinstance(direction, Mapping) else direction
+        if measure.name == name and direction is None:
+            what = f"metric '{recipe.best}' does not say whether higher is better, so it can't name the best checkpoint"
+            raise RecipeError([Problem(what, recipe.where("evaluate.best"), "evaluate.best", "name another, or remove it")])
 
 
 def evaluation_leaves(model: Model, batch: Mapping[str, Tensor], leaves: Iterable[str], step: int, index: int) -> Env:

@@ -227,8 +227,13 @@ def split(value: Any, sizes: Sequence[int]) -> list[Any]:
         return list(value.split(list(sizes)))
     if isinstance(value, (tuple, list)):
         columns = [split(entry, sizes) for entry in value]
-        return [type(value)(column[i] for column in columns) for i in range(len(sizes))]
+        return [like(value, [column[i] for column in columns]) for i in range(len(sizes))]
     raise TypeError(f"a network returned {type(value).__name__}; expected a tensor, or a tuple or list of tensors")
+
+
+def like(container: Any, entries: list[Any]) -> Any:
+    """Entries in a list or tuple of the same type, named tuples among them."""
+    return type(container)(*entries) if hasattr(container, "_fields") else type(container)(entries)
 
 
 def detach(value: Any) -> Any:
@@ -240,7 +245,7 @@ def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, (tuple, list)):
-        return type(value)(_map(entry, function) for entry in value)
+        return like(value, [_map(entry, function) for entry in value])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _map(getattr(value, f.name), function) for f in dataclasses.fields(value) if f.init}
         return dataclasses.replace(value, **fields)

@@ -7,6 +7,7 @@ when. Nothing here reads a tensor between two log points.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -17,14 +18,14 @@ from typing import Any
 
 import torch
 
-from hybridgen import pictures
-from hybridgen.checkpoint import latest, load_checkpoint, prune, save_checkpoint
+from hybridgen import pictures, randomness
+from hybridgen.checkpoint import checkpoints, forget_after, latest, load_checkpoint, prune, save_checkpoint
 from hybridgen.data import batches_in_order
 from hybridgen.environment import environment
 from hybridgen.errors import DivergedError, HybridgenError, Interrupted, RunError, UnavailableError
 from hybridgen.graph import couples_batch
 from hybridgen.health import EARLY, findings
-from hybridgen.precision import Choices, choose
+from hybridgen.precision import Choices
 from hybridgen.recipe import load_recipe, resolved_toml
 from hybridgen.registry import Registry, load_registry
 from hybridgen.report import save_report
@@ -32,7 +33,7 @@ from hybridgen.run_folder import create_run, find_run, open_run
 from hybridgen.session import Prepared, Session, restore
 from hybridgen.step import train_step
 from hybridgen.timing import Clock, Every, Meter
-from hybridgen.use import GenerativeModel
+from hybridgen.use import GenerativeModel, saved_recipe
 
 EARLY_ROWS = (1, 10, 100)
 """Steps that have a row whatever `log_every` says, so that a person sees at once that something happens."""
@@ -64,18 +65,18 @@ def train(
     """
     registry = registry or load_registry()
     loaded = load_recipe(recipe, overrides, registry=registry)
-    choices = choose(loaded.train)
-    prepared = Prepared(loaded, choices)
-    folder = create_run(
-        Path(runs),
-        loaded.name,
-        recipe_toml=resolved_toml(loaded),
-        sources=loaded.sources,
-        environment=environment(registry=registry, seed=loaded.train.seed, device=choices.device),
-    )
-    with folder.released_on_failure():
-        session = prepared.session(folder, report)
-    return _run(session)
+    prepared = Prepared(loaded)
+    with prepared.numerics():
+        folder = create_run(
+            Path(runs),
+            loaded.name,
+            recipe_toml=resolved_toml(loaded),
+            sources=loaded.sources,
+            environment=environment(registry=registry, seed=loaded.train.seed, device=prepared.choices.device),
+        )
+        with folder.released_on_failure():
+            session = prepared.session(folder, report)
+        return _run(session)
 
 
 def resume(run: str | Path, *, report: str = "quiet", registry: Registry | None = None) -> Outcome:
@@ -86,19 +87,23 @@ def resume(run: str | Path, *, report: str = "quiet", registry: Registry | None 
     registry = registry or load_registry()
     folder = open_run(find_run(run))
     with folder.released_on_failure():
-        loaded = load_recipe(folder.path / "recipe.toml", registry=registry)
+        loaded = saved_recipe(folder.path, registry)
         found = latest(folder.checkpoints)
         saved = load_checkpoint(found, device=torch.device("cpu"), training=True) if found else None
+        if saved is None and checkpoints(folder.checkpoints):
+            raise RunError(f"every checkpoint in {folder.checkpoints} is damaged; remove them to start this run from step 0")
         if saved is not None and saved.step >= loaded.train.steps:
             raise RunError(
                 f"{folder.path} is done: {saved.step} of {loaded.train.steps} steps; to train longer, start a new run with "
                 f"`hybridgen run {folder.path / 'recipe.toml'} train.steps=...`"
             )
-        choices = Choices(**saved.metadata["choices"]) if saved else choose(loaded.train)
-        session = Prepared(loaded, choices).session(folder, report, saved.step if saved else 0)
+        prepared = Prepared(loaded, Choices(**saved.metadata["choices"]) if saved else None)
+        session = prepared.session(folder, report, saved.step if saved else 0)
         if saved is not None:
+            forget_after(folder.checkpoints, saved.step)
             restore(session, saved)
-    return _run(session, resumed=True)
+    with prepared.numerics():
+        return _run(session, resumed=True)
 
 
 # -- the run -----------------------------------------------------------------------------------------------------------
@@ -170,8 +175,9 @@ def _steps(session: Session, clock: Clock, asked: list[str]) -> Iterator[int]:
                 progress(step)
         stop = bool(asked)  # read once: a signal that comes later than this stops the next step
         final = step == train.steps or stop
-        if log.due(step) or step in EARLY_ROWS or final:
-            _log(session, step, clock, meter)
+        due = log.due(step) or step in EARLY_ROWS or step == train.steps
+        if due or stop:
+            _log(session, step, clock, meter, keep=not due)
         improved = False
         if session.evaluation.measures and (evaluate.due(step) or step == train.steps):
             improved = _evaluate(session, step)
@@ -184,10 +190,13 @@ def _steps(session: Session, clock: Clock, asked: list[str]) -> Iterator[int]:
             return
 
 
-def _log(session: Session, step: int, clock: Clock, meter: Meter) -> None:
-    """One row: the only place where the loop waits for the device. Raises DivergedError for a latched value."""
+def _log(session: Session, step: int, clock: Clock, meter: Meter, *, keep: bool = False) -> None:
+    """One row: the only place where the loop waits for the device. Raises DivergedError for a latched value.
+
+    keep: a row that only an interruption makes, which leaves the sums for the row that is due later.
+    """
     recipe, state = session.recipe, session.state
-    values = session.record.mean()
+    values = session.record.mean(keep=keep)
     latched, culprit = torch.stack([state.latched, state.culprit]).tolist()
     meter.synchronised()
     steps = recipe.train.steps
@@ -250,6 +259,7 @@ def _evaluate(session: Session, step: int) -> bool:
         return False
     started = time.monotonic()
     size = session.recipe.data.batch_size
+    failed = set(session.evaluation.failed)
     batches = batches_in_order(session.validation, session.model.spec, size, session.state.device)
     values = session.evaluation.run(session.state.refresh_averaged(), batches, step)
     better = session.evaluation.higher_is_better
@@ -262,8 +272,11 @@ def _evaluate(session: Session, step: int) -> bool:
         seconds=time.monotonic() - started,
     )
     session.evaluations.append(event)
+    for metric in sorted(set(session.evaluation.failed) - failed):
+        why = f"metric {metric} failed and is left out from now on: {session.evaluation.failed[metric]}"
+        session.emit("health", step=step, code=f"metric.{metric}", message=why)
     name = session.recipe.best
-    if not name or name not in values:
+    if not name or not math.isfinite(values.get(name, math.nan)):
         return False
     direction = better[name.partition(".")[0]]
     if isinstance(direction, Mapping):
@@ -279,8 +292,8 @@ def _evaluate(session: Session, step: int) -> bool:
 def _save(session: Session, step: int, clock: Clock, best: bool) -> None:
     """A checkpoint, unless a non-finite value is latched: then the next row stops the run at the last good one."""
     state = session.state
-    if int(state.latched) >= 0:
-        return
+    if session.recipe.train.nonfinite == "stop" and int(state.latched) >= 0:
+        return  # the next row stops the run; with "skip" no update took the value in
     started = time.monotonic()
     averaged = {
         f"{path}/{k}": v
@@ -327,11 +340,13 @@ def _diversity(session: Session, model: GenerativeModel) -> float | None:
     """How far samples spread against real data: the ratio of their root mean variances. None without samples."""
     if session.validation is None:
         return None
+    count = min(len(session.validation), 256)
     try:
-        made = model.sample(min(len(session.validation), 256), seed=0)
+        made = model.sample(count, seed=0)
     except UnavailableError:
         return None
-    real = session.model.spec.to_model(session.validation.x[:256])
+    chosen = torch.randperm(len(session.validation), generator=randomness.generator(torch.device("cpu"), 0, "diversity"))
+    real = session.model.spec.to_model(session.validation.x[chosen[:count]])
     spread = [float(x.float().flatten(1).var(0).mean().sqrt()) for x in (made, real)]
     return spread[0] / max(spread[1], 1e-12)
 

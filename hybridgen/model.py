@@ -89,25 +89,20 @@ def load_parts(parts: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> N
             module.load_state_dict(own)
 
 
-def build(recipe: Recipe, spec: SampleSpec, device: torch.device | str = "cpu") -> Model:
-    """The model of a recipe on a device. Raises RecipeError with every problem that the dry run finds."""
-    judged = check(recipe, spec)
-    with torch.random.fork_rng(devices=[]):
-        model = _assemble(recipe, spec, torch.device("cpu"), judged)
-    for module in model.parts.values():
-        module.to(device)
-    return model
+def build(recipe: Recipe, spec: SampleSpec) -> Model:
+    """The model of a recipe, on the CPU. Raises RecipeError with every problem that the dry run finds."""
+    judged = _judged_shapes(check(recipe, spec))
+    return _assemble(recipe, spec, torch.device("cpu"), judged)
 
 
-def check(recipe: Recipe, spec: SampleSpec) -> dict[str, tuple[int, ...]]:
-    """Build on the meta device and run every phase once: returns what each discriminator's `x` looks like.
+def check(recipe: Recipe, spec: SampleSpec) -> Model:
+    """Build on the meta device and run every phase once; returns that model, which holds shapes and no memory.
 
-    Raises RecipeError with all that is wrong: no data is read, no memory taken.
+    Raises RecipeError with all that is wrong: no data is read.
     """
-    with torch.random.fork_rng(devices=[]):
-        model = _assemble(recipe, spec, torch.device("meta"), None)
+    model = _assemble(recipe, spec, torch.device("meta"), None)
     _dry_run(model)
-    return {name: tuple(shape) for name, shape in _judged_shapes(model).items()}
+    return model
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------
@@ -156,7 +151,7 @@ def _wire(recipe: Recipe, spec: SampleSpec, parts: dict[str, Any]) -> Model:
     updates = {}
     for path, module in modules.items():
         if callable(getattr(module, "update", None)):
-            critic = wiring.loss_critic(path.removeprefix("loss.")) if path.startswith("loss.") else ""
+            critic = wiring.critic_of(path)
             try:
                 updates[path] = wiring.arguments(module.update, Scope(path, critic=critic))  # type: ignore[arg-type]
             except Missing as missing:
@@ -247,9 +242,9 @@ def construct(
         what = f"{component.kind} '{component.name}' needs the fact {why}"
         raise RecipeError([Problem(what, where, path, plugin=component.plugin)])
     given = {fact.name: facts[fact.name] for fact in wanted if fact.name in facts}
-    torch.manual_seed(randomness.stream_seed(seed, "init", path))
     try:
-        with torch.device(device):
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            torch.manual_seed(randomness.stream_seed(seed, "init", path))
             return loaded(**given, **options)
     except ValueError as error:
         raise RecipeError([Problem(str(error), where, path, plugin=component.plugin)]) from error
@@ -368,5 +363,6 @@ def told(error: Exception) -> str:
     """An exception in one line, with the place outside torch that raised it."""
     text = " ".join(str(error).split())
     frames = traceback.extract_tb(error.__traceback__)
-    place = next((f for f in reversed(frames) if f"{os.sep}torch{os.sep}" not in f.filename), None)
+    ours = (f"{os.sep}torch{os.sep}", str(Path(__file__).parent) + os.sep)
+    place = next((f for f in reversed(frames) if not any(folder in f.filename for folder in ours)), None)
     return f"{type(error).__name__}: {text}" + (f" ({Path(place.filename).name}:{place.lineno})" if place else "")

@@ -18,7 +18,11 @@ def optimiser(spec: Optim, parameters: Sequence[nn.Parameter]) -> torch.optim.Op
     """The fused optimiser that a recipe names; fused ones honour `found_inf`, which skips a step on the device."""
     lr = spec.lr.at(1, 1)
     if spec.use == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True)
+        made = torch.optim.SGD(parameters, lr=lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True)
+        if spec.momentum:  # torch would make these in the first step, out of nothing if that one is skipped
+            for parameter in parameters:
+                made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return made
     kind = torch.optim.AdamW if spec.use == "adamw" else torch.optim.Adam
     return kind(parameters, lr=lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True)
 
@@ -30,7 +34,8 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """The norm of all gradients together, before clipping; a scalar on the device."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=parameters[0].device)
 
 
 def clip(spec: Optim, parameters: Sequence[nn.Parameter], norm: Tensor) -> None:
@@ -60,7 +65,7 @@ class Average:
         pairs = [(source[path], target[path]) for path in source]
         self.parameters: list[Tensor] = [p for s, _ in pairs for p in s.parameters()]
         self.averages: list[Tensor] = [p for _, t in pairs for p in t.parameters()]
-        self.buffers = [(s, t) for a, b in pairs for s, t in zip(a.buffers(), b.buffers(), strict=True)]
+        self.pairs = pairs
 
     @torch.no_grad()
     def update(self, step: int, skipped: Tensor) -> None:
@@ -71,5 +76,6 @@ class Average:
             difference = torch._foreach_sub(self.parameters, self.averages)
             torch._foreach_mul_(difference, rate)
             torch._foreach_add_(self.averages, difference)
-        for source, target in self.buffers:
-            target.copy_(torch.where(skipped.bool(), target, source))
+        for source, target in self.pairs:  # looked up anew: an `update` may put a new tensor in a buffer's place
+            for buffer, copied in zip(source.buffers(), target.buffers(), strict=True):
+                copied.copy_(torch.where(skipped.bool(), copied, buffer))

@@ -147,7 +147,7 @@ class Planner:
         late_given = self._frontier([term.key for term in late] + sorted(late_extra))
         generator_groups = groups("generator", generator_terms, self.parts)
         handed = critic_given | late_given | (generator_extra - late_extra)
-        if late:  # the terms that need no critic are summed with the others, after the critic's update
+        if late or late_extra:  # the terms that need no critic are summed with the others, after the critic's update
             handed |= {term.key for term in early}
             generate = self._phase("generate", (), (), handed, (), ())
             generator = self._phase(

@@ -94,7 +94,7 @@ def save_comparison(path: Path, x: Tensor, recon: Tensor, spec: SampleSpec) -> N
         for start in range(0, len(x), columns):
             for row in (x[start : start + columns], recon[start : start + columns]):
                 made = [picture(one) for one in row]
-                cells += made + [Image.new(made[0].mode, made[0].size)] * (columns - len(made))
+                cells += made + [Image.new(made[0].mode, made[0].size, "white")] * (columns - len(made))
         _write(path, grid(cells, columns))
     elif spec.shape == (2,):
         _write(path, scatter(recon, x))

@@ -28,7 +28,15 @@ LEAVES = frozenset({"x", "label", "fake_label", "step", "progress"})
 
 
 class Missing(Exception):  # noqa: N818  (an answer, turned into a Problem where the asker is known)
-    """A quantity that does not exist in this recipe; the message says why."""
+    """A quantity that does not exist in this recipe; the message says why.
+
+    path: where to mend it, if that is not where it was asked for; ambiguous: it exists, but more than once.
+    """
+
+    def __init__(self, message: str, *, path: str = "", ambiguous: bool = False) -> None:
+        super().__init__(message)
+        self.path = path
+        self.ambiguous = ambiguous
 
 
 @dataclass(frozen=True)
@@ -104,12 +112,16 @@ class Wiring:
             try:
                 found.append((ask.name, self.key(ask.name, scope)))
             except Missing as missing:
+                if missing.path:
+                    raise
                 if ask.required:
-                    raise Missing(f"asks for `{ask.name}`: {missing}") from None
+                    raise Missing(f"asks for `{ask.name}`: {missing}", ambiguous=missing.ambiguous) from None
         return tuple(found)
 
     def problem(self, path: str, what: str, missing: Missing) -> Problem:
         """A Missing where the asker is known."""
+        if missing.path:
+            return Problem(str(missing), self.recipe.where(missing.path), missing.path)
         return Problem(f"{what} {missing}", self.recipe.where(path), path)
 
     def names(self) -> list[str]:
@@ -130,7 +142,11 @@ class Wiring:
         except Missing:
             return False
         finally:
-            self.definitions, self.noise = before, noise
+            # restored in place, for a model holds these
+            self.definitions.clear()
+            self.definitions.update(before)
+            self.noise.clear()
+            self.noise.update(noise)
             self._asking = False
         return True
 
@@ -182,7 +198,7 @@ class Wiring:
                     raise Missing(forbidden[ask.name])
                 continue
             try:
-                arguments.append((ask.name, self.key(ask.name, Scope(path, inputs))))
+                arguments.append((ask.name, self.key(ask.name, Scope(key, inputs))))
             except Missing as missing:
                 if ask.required:
                     raise Missing(f"[{path}] asks for `{ask.name}`: {missing}") from None
@@ -288,9 +304,14 @@ class Wiring:
         if len(owners) > 1:
             raise Missing(f"several parts offer `{name}`: {', '.join(owners)}")
         path = owners[0]
-        critic = self.loss_critic(path.removeprefix("loss.")) if path.startswith("loss.") else ""
+        critic = self.critic_of(path)
         method = getattr(self.parts[path], name)
         return Definition(name, self.arguments(method, Scope(path, critic=critic)), path, name)
+
+    def critic_of(self, path: str) -> str:
+        """The discriminator that a part speaks of: a loss's, a discriminator's (or its augmentation's) own, or the only one."""
+        kind, _, name = path.partition(".")
+        return name.partition(".")[0] if kind == "discriminator" else self.loss_critic(name if kind == "loss" else "")
 
     def loss_critic(self, name: str) -> str:
         """The discriminator that a loss speaks of: the one it names, or the only one."""
@@ -306,7 +327,7 @@ class Wiring:
             raise Missing("there is no [discriminator] in this recipe")
         if not scope.critic:
             named = ", ".join(f'"{critic}"' for critic in self.recipe.critics)
-            raise Missing(f"there are several discriminators; write `discriminator = ` one of {named}")
+            raise Missing(f"there are several discriminators; write `discriminator = ` one of {named}", ambiguous=True)
         critic = self.recipe.critics[scope.critic]
         if name == "critic":
             return self._critic_view(critic)
@@ -339,7 +360,8 @@ class Wiring:
             try:
                 key = self.key(quantity, Scope(critic.path, critic=critic.name))
             except Missing as missing:
-                raise Missing(f"judges `{quantity}`: {missing}") from None
+                where = missing.path or f"{critic.path}.{batch.partition('.')[0]}"
+                raise Missing(f"discriminator '{critic.name}' judges `{quantity}`: {missing}", path=where) from None
             found[role] = self._augmented(critic, batch, role, key) if role == "x" and critic.augment else key
         return found
 
@@ -377,7 +399,8 @@ class Wiring:
         for role in judged:
             if role not in {ask.name for ask in wanted}:
                 roles = ", ".join(ask.name for ask in wanted)
-                raise Missing(f"judges a sample with the role `{role}`, but this network asks for: {roles}")
+                what = f"judges a sample with the role `{role}`, but this network asks for: {roles}"
+                raise Missing(f"discriminator '{critic.name}' {what}", path=critic.path)
         from_prior = any(self._from_prior(key) for key in judged.values())
         inputs = {"label": "fake_label"} if from_prior else {}
         arguments = []

@@ -24,15 +24,16 @@ class Record:
         total, count = self._sums.get(names, (torch.zeros_like(stacked), 0))
         self._sums[names] = (total + stacked, count + 1)
 
-    def mean(self) -> dict[str, float]:
-        """Name -> mean over the steps that had it; then start anew. The one transfer from the device."""
+    def mean(self, *, keep: bool = False) -> dict[str, float]:
+        """Name -> mean over the steps that had it; then start anew, unless `keep`. The one transfer from the device."""
         totals: dict[str, float] = {}
         counts: dict[str, int] = {}
         for names, (total, count) in self._sums.items():
             for name, value in zip(names, total.tolist(), strict=True):
                 totals[name] = totals.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + count
-        self._sums = {}
+        if not keep:
+            self._sums = {}
         return {name: totals[name] / counts[name] for name in totals}
 
     def state_dict(self) -> dict[str, Any]:

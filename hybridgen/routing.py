@@ -145,7 +145,7 @@ def _trained(loss: Loss, reach: Sequence[str]) -> dict[str, float]:
     named = loss.trains or {}
     if not any(part in named for part in reach):
         return dict.fromkeys(reach, 1.0)
-    return {part: 1.0 if part == loss.path else named.get(part, 0.0) for part in reach}
+    return {part: named.get(part, 1.0 if part == loss.path else 0.0) for part in reach}
 
 
 def _reach(graph: Graph, key: str, side: str, parts: Mapping[str, nn.Module], owner: Mapping[str, str]) -> tuple[str, ...]:

@@ -123,19 +123,22 @@ def is_running(path: Path) -> bool:
     return False
 
 
-def find_run(run: str | Path, root: str | Path = "runs") -> Path:
-    """The folder that a path, a run's name or the beginning of one means (then the newest of them).
+def find_run(run: str | Path, root: str | Path = "runs", *, trained: bool = False) -> Path:
+    """The folder that a path, a run's name or the beginning of either means (then the newest of them).
 
-    Raises RunError with the runs that there are.
+    trained: of several, the newest that has a checkpoint. Raises RunError with the runs that there are.
     """
     path = Path(run).expanduser()
     if (path / "recipe.toml").is_file():
         return path
+    if path.parent.name and path.parent.is_dir():  # the beginning of a path
+        root, path = path.parent, Path(path.name)
     names = _folders(Path(root))
-    matching = [folder for folder in names if folder.name.startswith(str(run))]
+    matching = [folder for folder in names if folder.name.startswith(str(path))]
+    usable = [folder for folder in matching if any((folder / "checkpoints").glob("step-*"))] if trained else []
     if matching:
-        return matching[-1]
-    known = ", ".join(folder.name for folder in names[-5:]) or "none"
+        return (usable or matching)[-1]
+    known = ", ".join(folder.name for folder in reversed(names[-5:])) or "none"
     raise RunError(f"there is no run '{run}' (a folder with a recipe.toml), nor one below {root}/; newest there: {known}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,15 @@ from torch import Tensor
 from hybridgen.data import Arrays, Batches, SampleSpec, open_data
 from hybridgen.evaluate import Evaluation, prepare
 from hybridgen.events import EventLog, read_events, truncate_after
-from hybridgen.model import Model, build, construct, load_parts
-from hybridgen.precision import Choices
-from hybridgen.recipe import Recipe, load_recipe
+from hybridgen.model import Model, build, construct, load_parts, told
+from hybridgen.precision import Choices, choose, numerics
+from hybridgen.recipe import Recipe
 from hybridgen.record import Record
 from hybridgen.registry import Registry
 from hybridgen.report import make_reporter
 from hybridgen.run_folder import RunFolder, find_run
 from hybridgen.step import Training
+from hybridgen.use import saved_recipe
 
 
 @dataclass
@@ -53,22 +55,30 @@ class Session:
         """One event to metrics.jsonl and to every listener."""
         entry = {"event": event, "time": time.time(), **fields}
         self.log.append(entry)
-        for listener in self.listeners:
-            listener.event(entry)
+        for listener in list(self.listeners):
+            try:
+                listener.event(entry)
+            except Exception as error:
+                if listener is self.listeners[0]:
+                    raise
+                self.listeners.remove(listener)  # a reporter that fails costs the run its report, not the training
+                why = f"reporter {type(listener).__name__} failed and hears no more: {told(error)}"
+                self.emit("health", step=entry.get("step", 0), code="reporter", message=why)
         return entry
 
 
 class Prepared:
     """Data and model of a recipe: everything that can fail before a run folder exists."""
 
-    def __init__(self, recipe: Recipe, choices: Choices) -> None:
-        self.recipe, self.choices = recipe, choices
-        device = torch.device(choices.device)
-        if recipe.train.deterministic:
-            torch.use_deterministic_algorithms(True)
+    def __init__(self, recipe: Recipe, choices: Choices | None = None) -> None:
+        self.recipe = recipe
         source = source_of(recipe)
         self.spec: SampleSpec = source.describe()
-        self.model = build(recipe, self.spec, device)
+        self.model = build(recipe, self.spec)
+        self.choices = choices or choose(recipe.train, sum(self.model.counts().values()))
+        device = torch.device(self.choices.device)
+        for module in self.model.parts.values():
+            module.to(device)
         splits = open_data(source, recipe.data)
         self.notes = tuple(getattr(source, "notes", ()))  # what loading left out
         self.data = Batches(
@@ -81,8 +91,12 @@ class Prepared:
         self.frequencies = (
             (torch.bincount(labels, minlength=classes) / len(labels)).tolist() if classes and labels is not None else None
         )
-        self.state = Training(self.model, choices)
+        self.state = Training(self.model, self.choices)
         self.evaluation = prepare(self.model)
+
+    def numerics(self) -> contextlib.AbstractContextManager[None]:
+        """Threads and determinism as the run asks for them."""
+        return numerics(self.choices.threads, self.recipe.train.deterministic)
 
     def session(self, folder: RunFolder, report: str, resumed_from: int | None = None) -> Session:
         recipe = self.recipe
@@ -135,7 +149,7 @@ def describe(recipe: Recipe) -> SampleSpec:
 
 def held_out(run: str | Path, count: int, *, registry: Registry | None = None) -> Tensor:
     """The first `count` validation examples of a run's data, `b ...` in model space (training ones where none are)."""
-    recipe = load_recipe(find_run(run) / "recipe.toml", registry=registry)
+    recipe = saved_recipe(find_run(run), registry)
     source = source_of(recipe)
     splits = open_data(source, recipe.data)
     arrays = splits.get("validation", splits["train"])

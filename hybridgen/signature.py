@@ -146,33 +146,44 @@ def _asks(function: Callable[..., Any]) -> tuple[Ask, ...]:
     return tuple(found)
 
 
-def validate(options: Mapping[str, Any], schema: Constructor) -> tuple[dict[str, Any], list[OptionProblem]]:
-    """Options as the hints have them, completed with defaults; with everything that is wrong."""
+def validate(
+    options: Mapping[str, Any], schema: Constructor, also: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[OptionProblem]]:
+    """Options as the hints have them, completed with defaults; with everything that is wrong.
+
+    also: keys that the table has beside these options, for suggestions.
+    """
     values: dict[str, Any] = {}
     problems = []
     for name in options:
         if name not in schema.options:
-            problems.append(_unknown(name, schema))
+            problems.append(_unknown(name, schema, also))
     for name, option in schema.options.items():
         if name not in options:
             if option.default is REQUIRED:
-                problems.append(OptionProblem(name, f"`{name}` is required", f"expected {option.describe()}"))
+                problems.append(OptionProblem(name, f"`{name}` is required", _expected(option)))
             else:
                 values[name] = option.default
             continue
         try:
             values[name] = convert(options[name], option.annotation)
         except ValueError as error:
-            problems.append(OptionProblem(name, f"{error}", f"expected {option.describe()}"))
+            problems.append(OptionProblem(name, f"{error}", _expected(option)))
     return values, problems
 
 
-def _unknown(name: str, schema: Constructor) -> OptionProblem:
-    close = difflib.get_close_matches(name, schema.options, n=1)
+def _expected(option: Option) -> str:
+    return f"expected {option.describe()}" + (f" ({option.description})" if option.description else "")
+
+
+def _unknown(name: str, schema: Constructor, also: Sequence[str]) -> OptionProblem:
+    close = difflib.get_close_matches(name, [*schema.options, *also], n=1)
     if close:
-        hint = f"did you mean `{close[0]}`? ({schema.options[close[0]].describe()})"
+        known = schema.options.get(close[0])
+        hint = f"did you mean `{close[0]}`?" + (f" ({known.describe()})" if known else "")
     else:
         hint = f"its options are: {', '.join(schema.options) or 'none'}"
+        hint += f"; beside them: {', '.join(also)}" if also else ""
     return OptionProblem(name, f"there is no option `{name}`", hint)
 
 
@@ -189,7 +200,8 @@ def convert(value: Any, annotation: Any) -> Any:
         texts = []
         for detail in error.errors(include_url=False):
             at = ".".join(str(part) for part in detail["loc"] if isinstance(part, int))
-            texts.append(f"{'entry ' + at + ': ' if at else ''}{detail['msg'][0].lower()}{detail['msg'][1:]}")
+            message = "not of the form expected" if detail["type"] == "string_pattern_mismatch" else detail["msg"]
+            texts.append(f"{'entry ' + at + ': ' if at else ''}{message[0].lower()}{message[1:]}")
         raise ValueError(f"{' or '.join(dict.fromkeys(texts))}, got {shown(value)}") from None
 
 

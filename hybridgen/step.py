@@ -7,6 +7,8 @@ term in routing.py. Nothing here waits for the device: values stay tensors until
 
 from __future__ import annotations
 
+import dataclasses
+import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +18,7 @@ import torch._functorch.config
 from torch import Tensor
 
 from hybridgen import randomness
-from hybridgen.graph import Env
+from hybridgen.graph import Env, like
 from hybridgen.model import Model
 from hybridgen.optim import Average, averaged_copy, clip, gradient_norm, optimiser, set_learning_rate
 from hybridgen.phases import Phase, PhaseFunction, Plan, Result, functions, inputs, without_history
@@ -100,6 +102,8 @@ class Training:
         self.average = Average(side, self.averaged, recipe.train.ema) if recipe.train.ema else None
         self.latched = torch.full((), -1, dtype=torch.long, device=self.device)
         self.culprit = torch.full((), -1, dtype=torch.long, device=self.device)
+        skips = recipe.train.nonfinite == "skip"
+        self.statistics = {p: [b.clone() for b in m.buffers()] for p, m in model.parts.items()} if skips else {}
         self.labels = [term.label for term in model.terms]
         self.variants: dict[tuple[str, ...], tuple[Plan, dict[str, PhaseFunction]]] = {}
 
@@ -169,7 +173,9 @@ class Training:
         Returns the results' values (averaged over micro-batches), the sum descended and the gradient's norm.
         """
         spec, parameters = self.optim[player], self.parameters[player]
-        values = mean_of([{**_of(player, r.values)} for r in results])
+        values = mean_of([_of(player, r.values) for r in results])
+        if player not in self.optimisers:  # a critic without parameters: it only judges
+            return values
         norm = gradient_norm(parameters)
         skipped = self._latch(player, values, norm, step)
         clip(spec, parameters, norm)
@@ -178,6 +184,7 @@ class Training:
         optim.found_inf = skipped  # type: ignore[attr-defined]
         optim.step()
         optim.zero_grad(set_to_none=True)
+        self._restore_statistics(player, skipped)
         self._update_states(player, results, early, skipped, step)
         if player == "generator" and self.average is not None:
             self.average.update(step, skipped)
@@ -189,7 +196,7 @@ class Training:
         finite = torch.stack([*(torch.isfinite(values[f"loss.{label}"]) for label in mine), torch.isfinite(norm)])
         bad = ~finite.all()
         positions = [self.labels.index(label) for label in mine] + [len(self.labels) + (player == "discriminator")]
-        first = torch.tensor(positions, device=self.device)[finite.float().argmin()]
+        first = torch.tensor(positions, device=self.device).gather(0, finite.float().argmin().view(1)).squeeze(0)
         fresh = bad & (self.latched < 0)
         self.culprit = torch.where(fresh, first, self.culprit)
         self.latched = torch.where(fresh, step, self.latched)
@@ -209,6 +216,15 @@ class Training:
         return f"the gradient of the {'generator' if index == len(self.labels) else 'discriminator'} side"
 
     @torch.no_grad()
+    def _restore_statistics(self, player: str, skipped: Tensor) -> None:
+        """Batch statistics that a skipped update saw don't count; the others are remembered for the next one."""
+        for path, before in self.statistics.items():
+            if self.model.owner[path] == player:
+                for buffer, old in zip(self.model.parts[path].buffers(), before, strict=True):
+                    buffer.copy_(torch.where(skipped.bool(), old, buffer))
+                    old.copy_(buffer)
+
+    @torch.no_grad()
     def _update_states(
         self, player: str, results: Sequence[Result], early: Sequence[Result], skipped: Tensor, step: int
     ) -> None:
@@ -226,6 +242,8 @@ class Training:
             module.update(**given)  # type: ignore[operator]
             for buffer, old in zip(module.buffers(), before, strict=True):
                 buffer.copy_(torch.where(skipped.bool(), old, buffer))
+            for buffer, old in zip(module.buffers(), self.statistics.get(path, ()), strict=False):
+                old.copy_(buffer)
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -236,6 +254,9 @@ class Training:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for player, optim in self.optimisers.items():
             optim.load_state_dict(state["optimisers"][player])
+        for path, before in self.statistics.items():
+            for buffer, old in zip(self.model.parts[path].buffers(), before, strict=True):
+                old.copy_(buffer)
 
     @torch.no_grad()
     def refresh_averaged(self) -> dict[str, Any]:
@@ -251,7 +272,14 @@ def compiled(phase: Phase, backend: str | Callable[..., Any] = "inductor") -> Ph
 
     Larsen's routing and simultaneous updates go backward through one graph twice, which donated buffers would forbid.
     """
-    function = torch.compile(phase.__call__, fullgraph=True, dynamic=False, backend=backend)
+
+    def call(env: Env, weights: Mapping[str, Tensor]) -> Result:
+        return phase(env, weights)
+
+    # dynamo counts recompilations by code object: each phase has its own, so that many variants, or many runs in one
+    # process, don't meet a limit that was meant for one function whose inputs keep changing
+    own = types.FunctionType(call.__code__.replace(), call.__globals__, phase.name, None, call.__closure__)
+    function = torch.compile(own, fullgraph=True, dynamic=False, backend=backend)
 
     def run(env: Env, weights: Mapping[str, Tensor]) -> Result:
         with torch._functorch.config.patch(donated_buffer=False), warnings.catch_warnings():
@@ -288,8 +316,8 @@ def joined(pieces: Sequence[Any]) -> Any:
     if isinstance(pieces[0], Tensor):
         return torch.cat(list(pieces)) if pieces[0].ndim else torch.stack(list(pieces)).mean()
     if isinstance(pieces[0], (tuple, list)):
-        return type(pieces[0])(joined(column) for column in zip(*pieces, strict=True))
-    import dataclasses
-
+        return like(pieces[0], [joined(column) for column in zip(*pieces, strict=True)])
+    if not dataclasses.is_dataclass(pieces[0]) or isinstance(pieces[0], type):
+        return pieces[0]
     fields = {f.name: joined([getattr(p, f.name) for p in pieces]) for f in dataclasses.fields(pieces[0])}
     return dataclasses.replace(pieces[0], **fields)

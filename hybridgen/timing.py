@@ -22,13 +22,13 @@ class Every:
 
     def __init__(self, interval: int | str) -> None:
         self.steps = interval if isinstance(interval, int) else 0
-        self.wait = 0.0 if isinstance(interval, int) else float(interval.removesuffix("s"))
+        self.wait = None if isinstance(interval, int) else float(interval.removesuffix("s"))
         self.last = time.monotonic()
 
     def due(self, step: int) -> bool:
         if self.steps:
             return step % self.steps == 0
-        if self.wait and time.monotonic() - self.last >= self.wait:
+        if self.wait is not None and time.monotonic() - self.last >= self.wait:
             self.last = time.monotonic()
             return True
         return False

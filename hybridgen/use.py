@@ -6,6 +6,7 @@ module imports neither the step nor the loop: a deployed model carries no traine
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 from hybridgen import randomness
 from hybridgen.checkpoint import latest, load_checkpoint
 from hybridgen.data import SampleSpec
-from hybridgen.errors import RunError, UnavailableError, UserError
-from hybridgen.graph import Env, Graph, nodes
+from hybridgen.errors import Problem, RecipeError, RunError, UnavailableError, UserError
+from hybridgen.graph import SCALARS, Env, Graph, nodes
 from hybridgen.model import Model, build, load_parts
+from hybridgen.precision import usable_device
 from hybridgen.quantities import Missing, Noise, Scope
-from hybridgen.recipe import load_recipe
-from hybridgen.registry import Registry
+from hybridgen.recipe import Recipe, load_recipe
+from hybridgen.registry import Registry, load_registry
 from hybridgen.run_folder import find_run
 
 CHUNK = 512
@@ -59,8 +61,13 @@ class GenerativeModel:
         label: the class of each, for conditional models; without it classes are drawn as often as the data had them.
         Raises UnavailableError for a model without a prior.
         """
+        _positive(count, "sample")
         fake = self._need("fake", "sample")
         z_prior = self._need("z_prior", "sample")
+        if label is not None and "fake_label" not in Graph(self._model.wiring.definitions).leaves_of([fake]):
+            raise UnavailableError(
+                f"this model ({self.recipe_name}) is not conditional: its decoder asks for no `label`, so none can be chosen"
+            )
         env = self._noise(fake, count, seed) | self._labels(count, label, seed)
         env[z_prior] = self._run([z_prior], env, ())[z_prior]
         return self._chunked(fake, env, given=[z_prior])
@@ -74,12 +81,16 @@ class GenerativeModel:
 
     def decode(self, z: Tensor, *, label: int | Sequence[int] | Tensor | None = None) -> Tensor:
         """Examples for the latents `z`, `b d` -> `b ...` in model space. Raises UnavailableError without a decoder."""
-        z = z.to(self.device)
         try:
             name, given = self._key("fake"), "z_prior"
         except Missing:
             name, given = self._need("recon", "decode"), "z"
-        return self._chunked(name, {given: z} | self._labels(len(z), label, 0), given=[given])
+        shape = tuple(self._model.parts["latent"].z_shape)  # type: ignore[arg-type]
+        z = self._shaped(z, shape, "latents").to(self.device)
+        labels = self._labels(len(z), label, 0)
+        if labels:  # `recon` reads the batch's own labels, `fake` those of generated samples
+            labels["label"] = labels["fake_label"]
+        return self._chunked(name, {given: z} | labels, given=[given])
 
     def reconstruct(self, x: Tensor, *, label: Tensor | None = None) -> Tensor:
         """decoder(posterior mean of x), shaped like `x`. Raises UnavailableError without an encoder."""
@@ -88,19 +99,22 @@ class GenerativeModel:
         z = self.encode(x, label=label)
         return self._chunked(recon, {"x": x, "z": z} | self._labels(len(x), label, 0, "label"), given=["z"])
 
-    def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 8) -> Tensor:
+    def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 8, label: int | Sequence[int] | Tensor | None = None) -> Tensor:
         """Examples along the line between the codes of `a` and `b`, both `b ...`: returns `b steps ...`.
 
-        The first and last are the reconstructions of `a` and `b`. Raises UnavailableError without an encoder.
+        The first and last are the reconstructions of `a` and `b`. label: of each pair, for conditional models; drawn
+        once a pair where none is given. Raises UnavailableError without an encoder.
         """
         if a.shape != b.shape:
             raise UserError(f"interpolate wants two batches of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
         if steps < 2:
             raise UserError(f"interpolate wants at least 2 steps, got {steps}")
-        start, end = self.encode(a), self.encode(b)
+        classes = self._labels(len(a), label, 0, "label").get("label") if self.spec.classes else None
+        start, end = self.encode(a, label=classes), self.encode(b, label=classes)
         way = torch.linspace(0, 1, steps, device=start.device)
         z = rearrange([torch.lerp(start, end, t) for t in way], "s b ... -> (b s) ...")
-        return rearrange(self.decode(z), "(b s) ... -> b s ...", s=steps)
+        along = None if classes is None else classes.repeat_interleave(steps)
+        return rearrange(self.decode(z, label=along), "(b s) ... -> b s ...", s=steps)
 
     # -- how ---------------------------------------------------------------------------------------------------------
 
@@ -143,14 +157,23 @@ class GenerativeModel:
         return {name: label.to(self.device)}
 
     def _checked(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[1:]) != tuple(self.spec.shape) or not x.is_floating_point():
-            want = " ".join(str(side) for side in self.spec.shape)
-            raise UserError(f"expected a float batch of shape b {want} in model space, got {x.dtype} of shape {tuple(x.shape)}")
-        return x.to(self.device)
+        return self._shaped(x, tuple(self.spec.shape), "examples in model space").to(self.device)
+
+    def _shaped(self, x: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
+        want = f"expected a float tensor of {what}, of shape b {' '.join(str(side) for side in shape)}"
+        if not isinstance(x, Tensor):
+            raise UserError(f"{want}, got {type(x).__name__}; torch.from_numpy makes a tensor of an array")
+        if tuple(x.shape[1:]) != shape or not x.is_floating_point() or not len(x):
+            raise UserError(f"{want}, got {x.dtype} of shape {tuple(x.shape)}")
+        return x
 
     @torch.no_grad()
     def _run(self, targets: Sequence[str], env: Env, given: Sequence[str]) -> Env:
         env = dict(env)
+        missing = Graph(self._model.wiring.definitions).leaves_of(targets, given) - env.keys() - SCALARS
+        if missing:
+            names = ", ".join(f"`{name}`" for name in sorted(missing))
+            raise UnavailableError(f"this model ({self.recipe_name}) can't do that alone: its networks ask for {names}")
         steps = float(self._model.recipe.train.steps)
         env |= {"step": torch.tensor(steps, device=self.device), "progress": torch.tensor(1.0, device=self.device)}
         for call in nodes(Graph(self._model.wiring.definitions), targets, self._parts, given=given):
@@ -172,12 +195,36 @@ class GenerativeModel:
         return torch.cat(pieces)
 
 
+def _positive(count: int, verb: str) -> None:
+    if count < 1:
+        raise UserError(f"{verb} wants a count of at least 1, got {count}")
+
+
 _REMEDY = {
     "sample": "Sampling needs a latent with a prior and a decoder that learns from it",
     "encode": 'Add an encoder to the recipe (`[encoder] use = "conv"`) and a loss that trains it',
     "reconstruct": 'Add an encoder to the recipe (`[encoder] use = "conv"`) and a loss that trains it',
     "decode": 'Add a decoder to the recipe (`[decoder] use = "conv"`)',
 }
+
+
+def saved_recipe(folder: Path, registry: Registry | None = None) -> Recipe:
+    """The recipe of a run. What is wrong with it now, though it once ran, may be a plugin that is gone: that is said."""
+    registry = registry or load_registry()
+    try:
+        return load_recipe(folder / "recipe.toml", registry=registry)
+    except RecipeError as error:
+        try:
+            record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise error from None
+        here = {plugin.name for plugin in registry.plugins if plugin.state == "active"}
+        gone = [p for p in record.get("plugins", []) if p["state"] == "active" and p["name"] not in here]
+        if not gone:
+            raise
+        names = ", ".join(f"'{p['name']}' ({p['distribution']} {p['version']})" for p in gone)
+        problem = Problem(f"this run was made with a plugin that is not here: {names}", str(folder), hint="install it again")
+        raise RecipeError([problem, *error.problems]) from None
 
 
 def load(
@@ -187,16 +234,17 @@ def load(
 
     step: a checkpoint other than the newest. Raises RunError when there is no such run or checkpoint.
     """
-    folder = find_run(run)
+    folder = find_run(run, trained=True)
+    where = usable_device(str(device))
     found = latest(folder / "checkpoints") if step is None else folder / "checkpoints" / f"step-{step:08d}"
     if found is None or not found.exists():
         kept = sorted(p.name for p in (folder / "checkpoints").glob("step-*"))
         raise RunError(f"{folder} has no checkpoint{f' of step {step}' if step else ''}; it holds: {', '.join(kept) or 'none'}")
     checkpoint = load_checkpoint(found, device=torch.device("cpu"), training=False)
-    recipe = load_recipe(folder / "recipe.toml", registry=registry)
+    recipe = saved_recipe(folder, registry)
     spec = SampleSpec.from_dict(checkpoint.metadata["spec"])
-    model = build(recipe, spec, "cpu")
+    model = build(recipe, spec)
     load_parts(model.parts, checkpoint.weights | (checkpoint.ema or {}))
     for module in model.parts.values():
-        module.to(device).eval().requires_grad_(False)
+        module.to(where).eval().requires_grad_(False)
     return GenerativeModel(model, model.parts, checkpoint.metadata.get("label_frequencies"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -109,7 +110,7 @@ def rows(run: Path) -> dict[int, dict[str, float]]:
     clock = ("samples_per_second", "data_share")
     found = {}
     for event in read_events(run / "metrics.jsonl"):
-        if event["event"] in ("row", "evaluation") and event["step"] not in (5, 6):
+        if event["event"] in ("row", "evaluation") and event["step"] != 5:  # the row that the interruption made
             kept = {k: v for k, v in event["values"].items() if k not in clock}
             found[event["step"] * 10 + (event["event"] == "row")] = kept
     return found
@@ -185,6 +186,18 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert found.name == "step-00000003"  # the best so far, by the evaluation at step 3
     with pytest.raises(RunError, match="is damaged"):
         load_checkpoint(newest)
+
+
+def test_damaged_checkpoints_are_neither_kept_nor_passed_off_as_a_start(tmp_path: Path) -> None:
+    chosen = [*overrides("ae-digits", 8, tmp_path), "train.keep=1", "train.evaluate_every=100"]
+    run = train("ae-digits", chosen, runs=tmp_path).path
+    (newest,) = checkpoints(run / "checkpoints")[-1:]
+    for path in checkpoints(run / "checkpoints"):
+        (path / "checkpoint.json").write_text("{}")
+    with pytest.raises(RunError, match=r"every checkpoint in .* is damaged"):
+        resume(run)
+    assert read_events(run / "metrics.jsonl")[-1]["event"] == "end", "the record is as it was"
+    assert newest.exists()
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------
@@ -346,6 +359,51 @@ def test_a_reporter_plugin_hears_every_event(tmp_path: Path, registry: Registry)
     assert [e["event"] for e in Events.seen] == [e["event"] for e in read_events(run / "metrics.jsonl")]
     assert Events.seen[0]["event"] == "start"
     assert Events.seen[-1]["event"] == "end"
+
+
+class Failing:
+    """A metric and a reporter that raise."""
+
+    unit = "none"
+    higher_is_better = True
+
+    def update(self, x: torch.Tensor) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def compute(self) -> float:
+        raise ZeroDivisionError("nothing to divide")
+
+    def event(self, event: dict[str, Any]) -> None:
+        raise ZeroDivisionError("nothing to hear")
+
+
+def test_a_metric_or_reporter_that_fails_costs_no_training(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from hybridgen import hookimpl
+    from hybridgen.registry import load_registry
+
+    @hookimpl
+    def register_components(register: Any) -> None:
+        register.metric("failing", Failing)
+        register.reporter("failing", Failing)
+
+    registry = load_registry(extra={"mine": SimpleNamespace(register_components=register_components)})
+    text = VAE + '[metric.m]\nuse = "failing"\n[reporter.r]\nuse = "failing"\n[metric.psnr]\nuse = "psnr"\n'
+    outcome = train(write(tmp_path, text), [*EVERY, "train.steps=6"], runs=tmp_path, registry=registry)
+    assert set(outcome.values) == {"psnr"}
+    told = {e["code"]: e["message"] for e in read_events(outcome.path / "metrics.jsonl") if e["event"] == "health"}
+    assert re.search(r"metric m failed .*ZeroDivisionError: nothing to divide \(test_loop\.py:\d+\)", told["metric.m"])
+    assert "nothing to hear" in told["reporter"]
+
+
+def test_training_leaves_the_callers_random_state_alone(tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(2)
+    torch.manual_seed(11)
+    train("vae-digits", overrides("vae-digits", 2, tmp_path), runs=tmp_path)
+    assert torch.equal(torch.rand(2), expected)
 
 
 def test_intervals_may_be_times(tmp_path: Path) -> None:

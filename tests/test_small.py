@@ -10,7 +10,7 @@ from common import VAE
 
 from hybridgen import randomness
 from hybridgen.errors import UserError
-from hybridgen.precision import LONG_RUN, choose
+from hybridgen.precision import LONG_RUN, SMALL, choose, numerics
 from hybridgen.recipe import Recipe
 from hybridgen.record import Record
 from hybridgen.timing import Every, Meter
@@ -54,9 +54,13 @@ def test_auto_says_what_it_chose_and_why(recipe: Callable[..., Recipe], monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     choices = choose(recipe(VAE).train)
     assert (choices.device, choices.precision, choices.compile, choices.autocast) == ("cpu", "fp32", False, None)
-    assert len(choices.notes) == 2
+    assert [note.split(":")[0] for note in choices.notes[:2]] == ["precision fp32", "compile off"]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert choose(recipe(VAE).train, 1000).threads == 1
+    assert choose(recipe(VAE).train, SMALL).threads == 0
+    assert choose(recipe(VAE, "train.threads=3").train, 1000).threads == 3
     assert choose(recipe(VAE, "train.precision=bf16", "train.compile=true").train).autocast is torch.bfloat16
-    with pytest.raises(UserError, match=r"torch sees no CUDA device here; write train\.device = 'auto'"):
+    with pytest.raises(UserError, match=r"torch sees no CUDA device here; write train\.device = 'cpu'"):
         choose(recipe(VAE, "train.device=cuda").train)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
@@ -89,3 +93,20 @@ def test_the_meter_counts_waiting_for_data_apart(monkeypatch: pytest.MonkeyPatch
         meter.stepped()
     assert meter.read() == {"samples_per_second": 20 / 8, "data_share": 0.25}
     assert meter.read() == {}
+
+
+def test_numerics_hold_for_a_run_and_not_after_it() -> None:
+    before = torch.get_num_threads()
+    with numerics(1, deterministic=True):
+        assert torch.get_num_threads() == 1
+        assert torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == before
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_row_that_only_an_interruption_makes_keeps_the_sums() -> None:
+    record = Record()
+    record.add({"a": torch.tensor(1.0)})
+    assert record.mean(keep=True) == {"a": 1.0}
+    record.add({"a": torch.tensor(3.0)})
+    assert record.mean() == {"a": 2.0}

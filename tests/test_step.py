@@ -427,3 +427,137 @@ def test_each_quantity_is_defined_once_however_many_ask(training: Callable[..., 
     keys = [definition.key for definition in ordered]
     assert len(keys) == len(set(keys))
     assert keys.count("recon_raw") == 1
+
+
+# -- what reviews found -----------------------------------------------------------------------------------------------------
+
+
+def test_many_variants_and_many_runs_compile_in_one_process(training: Callable[..., Training]) -> None:
+    """dynamo's limit on recompilations counts by code object; phases don't share one."""
+    text = VAGAN + '[loss.r1]\nuse = "r1"\nevery = 3\n'
+    late = ("loss.kl.weight={to=1.0,start=1}", "loss.adversarial.weight={to=1.0,start=2}", "train.steps=20")
+    for width in (8, 9, 10):
+        state = training(text, *late, f"encoder.width={width}")
+        state._wrap = lambda phase: compiled(phase, backend="eager")  # type: ignore[method-assign]
+        for step in range(1, 7):
+            train_step(state, [batch(seed=step)], step)
+        assert len(state.variants) >= 4
+
+
+def test_sgd_with_momentum_takes_a_part_that_learns_later(training: Callable[..., Training]) -> None:
+    late = ("loss.reconstruction.weight={to=1.0,start=2}", "loss.kl.weight={to=1.0,start=2}", "train.steps=10")
+    state = training(VAGAN, "optim.use=sgd", "optim.momentum=0.9", "optim.lr=0.01", *late)
+    before = parameters(state.model)
+    for step in range(1, 5):
+        train_step(state, [batch(seed=step)], step)
+    after = parameters(state.model)
+    assert not torch.equal(before["encoder/to_code.weight"], after["encoder/to_code.weight"])
+
+
+@pytest.mark.parametrize("use", ["adam", "adamw", "sgd"])
+def test_a_skipped_first_step_leaves_no_trace(use: str, training: Callable[..., Training]) -> None:
+    text = VAE + '[loss.poison]\nuse = "poison-once"\nat = 1\n'
+    options = ("train.nonfinite=skip", f"optim.use={use}", "optim.lr=0.01", "optim.momentum=0.9")
+    poisoned, clean = training(text, *options), training(text, *options)
+    train_step(poisoned, [batch(seed=1)], 1)
+    for state in (poisoned, clean):
+        train_step(state, [batch(seed=2)], 2)
+    close(parameters(poisoned.model), parameters(clean.model), rtol=1e-5, atol=1e-7)
+
+
+def test_a_skipped_step_leaves_no_batch_statistics(training: Callable[..., Training]) -> None:
+    text = VAE.replace('[decoder]\nuse = "mlp"\nwidth = 16', '[decoder]\nuse = "mlp"\nwidth = 16\nnorm = "batch"')
+    state = training(text, "train.nonfinite=skip")
+    train_step(state, [batch(seed=1)], 1)
+    before = {k: v.clone() for k, v in state.model.parts["decoder"].named_buffers()}
+    bad = batch(seed=2)
+    bad["x"] = bad["x"] * 1e37
+    train_step(state, [bad], 2)
+    for name, value in state.model.parts["decoder"].named_buffers():
+        assert torch.equal(value, before[name]), name
+    train_step(state, [batch(seed=3)], 3)
+    assert all(torch.isfinite(v).all() for v in state.averaged["decoder"].buffers())
+
+
+def test_asking_what_exists_changes_nothing(training: Callable[..., Training]) -> None:
+    model = training(VAE).model
+    noise, definitions = model.noise, model.wiring.definitions
+    before = dict(noise)
+    assert "fake" in model.wiring.names()
+    assert model.wiring.noise is noise
+    assert model.wiring.definitions is definitions
+    assert noise == before
+
+
+class LeCam(torch.nn.Module):
+    """A loss of both sides whose state follows the critic's logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def generator(self, fake_logits: Tensor) -> Tensor:
+        return -fake_logits.mean()
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        return fake_logits.mean() - real_logits.mean()
+
+    def update(self, real_logits: Tensor) -> None:
+        self.mean = self.mean + real_logits.mean() + 1.0  # a new tensor in the buffer's place
+
+
+def test_a_state_that_needs_the_critic_moves_while_its_term_is_off(tmp_path: Any) -> None:
+    from types import SimpleNamespace
+
+    from common import EAGER, FIXTURES, SPEC
+
+    from hybridgen import hookimpl
+    from hybridgen.model import build
+    from hybridgen.recipe import load_recipe
+    from hybridgen.registry import load_registry
+
+    @hookimpl
+    def register_components(register: Any) -> None:
+        register.loss("lecam", LeCam)
+
+    extra = {"fixtures": FIXTURES, "mine": SimpleNamespace(register_components=register_components)}
+    path = tmp_path / "m.toml"
+    text = VAGAN.replace('use = "adversarial"\nweight = 0.5', 'use = "lecam"\nweight = { to = 1.0, start = 3 }')
+    path.write_text(text + "[train]\nsteps = 10\nema = 0.5\n")
+    state = Training(build(load_recipe(path, registry=load_registry(extra=extra)), SPEC), EAGER)
+    for step in range(1, 6):
+        train_step(state, [batch(seed=step)], step)
+    moved = float(state.model.parts["loss.adversarial"].mean)  # type: ignore[arg-type]
+    assert moved != 0.0
+    assert float(state.averaged["loss.adversarial"].mean) == moved  # type: ignore[arg-type]
+
+
+def test_nothing_in_a_step_waits_for_the_device(training: Callable[..., Training]) -> None:
+    """Reading a scalar is `aten._local_scalar_dense`, whoever asks for it: there is none between log points."""
+
+    class Reads(torch.utils._python_dispatch.TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            Reads.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    state = training(LARSEN, "optim.clip_norm=1.0")
+    with Reads():
+        train_step(state, [batch()], 1)
+    assert Reads.count == 0
+
+
+def test_a_network_may_return_a_named_tuple() -> None:
+    from typing import NamedTuple
+
+    from hybridgen.graph import detach, split
+
+    class Judgement(NamedTuple):
+        logits: Tensor
+        features: list[Tensor]
+
+    value = Judgement(torch.ones(4, requires_grad=True), [torch.zeros(4, 2)])
+    one, other = split(value, [1, 3])
+    assert (type(one), one.logits.shape, other.features[0].shape) == (Judgement, (1,), (3, 2))
+    assert not detach(value).logits.requires_grad

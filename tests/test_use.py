@@ -95,10 +95,18 @@ def test_what_a_model_cannot_offer_says_what_would_make_it_possible(
 
 
 def test_wrong_input_is_told(model: GenerativeModel) -> None:
-    with pytest.raises(UserError, match=r"expected a float batch of shape b 1 8 8 in model space, got torch.uint8"):
+    with pytest.raises(UserError, match=r"float tensor of examples in model space, of shape b 1 8 8, got torch.uint8"):
         model.encode(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(UserError, match=r"got torch.float32 of shape \(2, 64\)"):
         model.reconstruct(torch.zeros(2, 64))
+    with pytest.raises(UserError, match=r"got ndarray; torch\.from_numpy makes a tensor"):
+        model.encode(torch.zeros(1, 1, 8, 8).numpy())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"of latents, of shape b 16, got torch.float32 of shape \(2, 5\)"):
+        model.decode(torch.zeros(2, 5))
+    with pytest.raises(UserError, match="at least 1, got 0"):
+        model.sample(0)
+    with pytest.raises(UnavailableError, match="is not conditional"):
+        model.sample(2, label=3)
     with pytest.raises(UserError, match="at least 2 steps"):
         model.interpolate(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), steps=1)
 
@@ -126,3 +134,46 @@ def test_what_is_random_in_training_is_at_its_mean_in_use(training: Callable[...
     x = batch(3)["x"]
     encoder, latent = state.averaged["encoder"], state.averaged["latent"]
     torch.testing.assert_close(made.encode(x), latent.posterior(encoder(x)).mean)
+
+
+def test_a_conditional_autoencoder_decodes_and_interpolates(training: Callable[..., Training]) -> None:
+    text = VAGAN.replace('[decoder]\nuse = "mlp"\nwidth = 16', '[decoder]\nuse = "conditional"')
+    state = training(text, spec=LABELLED)
+    made = GenerativeModel(state.model, state.refresh_averaged())
+    data = batch(4, spec=LABELLED)
+    x, label = data["x"], data["label"]
+    path = made.interpolate(x[:2], x[2:], steps=3, label=label[:2])
+    torch.testing.assert_close(path[:, 0], made.reconstruct(x[:2], label=label[:2]))
+    still = made.interpolate(x[:2], x[:2], steps=3)
+    torch.testing.assert_close(still[:, 0], still[:, 2])
+    assert made.decode(made.encode(x), label=label).shape == x.shape
+
+
+def test_of_several_runs_the_newest_that_can_be_used_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = hybridgen.train("ae-digits", {**QUICK, "encoder.width": 8}, runs=tmp_path).path
+    bad = tmp_path / "ae-digits-99990101-000000-ffff"
+    (bad / "checkpoints").mkdir(parents=True)
+    (bad / "recipe.toml").write_text((good / "recipe.toml").read_text())
+    monkeypatch.chdir(tmp_path.parent)
+    assert hybridgen.load(f"{tmp_path.name}/ae-digits").recipe_name == "ae-digits"
+    with pytest.raises(RunError, match="has no checkpoint"):
+        hybridgen.load(bad)
+
+
+def test_a_plugin_that_is_gone_is_named(tmp_path: Path) -> None:
+    import json
+
+    run = hybridgen.train("ae-digits", {**QUICK, "encoder.width": 8}, runs=tmp_path).path
+    record = json.loads((run / "environment.json").read_text())
+    record["plugins"].append({"name": "mine", "distribution": "hybridgen-mine", "version": "2.0", "state": "active"})
+    (run / "environment.json").write_text(json.dumps(record))
+    hybridgen.load(run)
+    (run / "recipe.toml").write_text((run / "recipe.toml").read_text().replace('use = "conv"', 'use = "cnn"'))
+    with pytest.raises(UserError, match=r"made with a plugin that is not here: 'mine' \(hybridgen-mine 2.0\)"):
+        hybridgen.load(run)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there(device: str, vagan: Path) -> None:
+    with pytest.raises(UserError, match="device = "):
+        hybridgen.load(vagan, device=device)

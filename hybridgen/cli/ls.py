@@ -10,7 +10,8 @@ import click
 from hybridgen.cli import registry_of
 from hybridgen.names import KINDS
 
-WHAT = ("all", "recipes", "components", "plugins", "runs", *(f"{kind}s" for kind in KINDS if kind != "data"), "data")
+PLURALS = {kind: {"data": "data", "loss": "losses"}.get(kind, f"{kind}s") for kind in KINDS}
+WHAT = ("all", "recipes", "components", "plugins", "runs", *dict.fromkeys([*PLURALS.values(), *KINDS]))
 
 
 @click.command(
@@ -22,22 +23,22 @@ Examples:
   hybridgen ls runs --json    for scripts
 """,
 )
-@click.argument("what", type=click.Choice([*WHAT, "losses"]), default="all", metavar="[WHAT]")
+@click.argument("what", type=click.Choice(WHAT), default="all", metavar="[WHAT]")
 @click.option("--runs", default="runs", show_default=True, type=click.Path(), help="Folder that holds the runs.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_context
 def command(ctx: click.Context, what: str, runs: str, as_json: bool) -> None:
     """List recipes, components (or one kind: encoders, losses, data, ...), plugins, or runs."""
     registry = registry_of(ctx)
-    kind = {"losses": "loss"}.get(what, what.removesuffix("s"))
+    kind = next((one for one, plural in PLURALS.items() if what in (one, plural)), "")
     sections: dict[str, list[dict[str, Any]]] = {}
     if what in ("all", "recipes"):
         sections["recipes"] = _recipes(registry)
     if what in ("all", "components"):
         for one in KINDS:
             sections[f"{one} components"] = _components(registry, one)
-    elif what in KINDS or kind in KINDS:
-        sections[f"{kind} components"] = _components(registry, what if what in KINDS else kind)
+    elif kind:
+        sections[f"{kind} components"] = _components(registry, kind)
     if what in ("all", "plugins"):
         sections["plugins"] = _plugins(registry)
     if what == "runs":

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hybridgen.cli import registry_of
+from hybridgen.cli.sample import drawable
 
 
 @click.command(
@@ -19,7 +20,7 @@ Examples:
 )
 @click.argument("run")
 @click.argument("pictures", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option("--count", default=32, show_default=True, type=click.IntRange(min=1), help="Held-out examples to take.")
+@click.option("--count", default=32, show_default=True, type=click.IntRange(min=1), metavar="N", help="Held-out examples.")
 @click.option("--out", type=click.Path(path_type=Path), help="A .png or .npy file [default: reconstructions.png in the run].")
 @click.option("--runs", default="runs", show_default=True, type=click.Path(), help="Folder that holds the runs.")
 @click.option("--device", default="cpu", show_default=True)
@@ -40,7 +41,8 @@ def command(
     from hybridgen.session import held_out
     from hybridgen.use import load
 
-    folder = find_run(run, runs)
+    drawable(out)
+    folder = find_run(run, runs, trained=True)
     model = load(folder, device=device, registry=registry)
     if pictures:
         import torch

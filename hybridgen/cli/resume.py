@@ -30,7 +30,7 @@ def command(ctx: click.Context, run: str | None, auto: bool, runs: str, report: 
         raise click.UsageError("name a run, or write --auto for the newest unfinished one")
     found = latest_unfinished(runs) if auto else find_run(str(run), runs)
     if found is None:
-        raise RunError(f"no unfinished run below {runs}/; `hybridgen ls runs` lists them all")
+        raise RunError(f"no unfinished run below {runs}/; `hybridgen ls runs --runs {runs}` lists them all")
     registry = registry_of(ctx)
     from hybridgen.loop import resume
 

@@ -15,7 +15,7 @@ REPORTS = click.Choice(["auto", "tty", "plain", "jsonl", "quiet"])
 Examples:
   hybridgen run vagan-digits
   hybridgen run vagan-digits train.steps=500 encoder.width=64
-  hybridgen run vagan-digits loss.adversarial=false discriminator=false     what is left is a VAE
+  hybridgen run vagan-digits loss.adversarial=false discriminator=false metric.discriminator-accuracy=false
   hybridgen run ./mine.toml --report plain
 """,
 )

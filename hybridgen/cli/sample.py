@@ -9,6 +9,14 @@ import click
 from hybridgen.cli import registry_of
 
 
+def drawable(out: Path | None) -> None:
+    """Refuse a name that says no format, before anything is computed. Raises UserError."""
+    from hybridgen.errors import UserError
+
+    if out is not None and out.suffix not in (".png", ".npy"):
+        raise UserError(f"--out {out}: expected a name that ends in .png (a picture) or .npy (an array in model space)")
+
+
 @click.command(
     "sample",
     epilog="""\b
@@ -19,8 +27,8 @@ Examples:
 """,
 )
 @click.argument("run")
-@click.option("--count", default=64, show_default=True, type=click.IntRange(min=1))
-@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--count", default=64, show_default=True, type=click.IntRange(min=1), metavar="N")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N")
 @click.option("--label", type=int, help="The class to draw, for conditional models.")
 @click.option("--out", type=click.Path(path_type=Path), help="A .png or .npy file [default: samples-SEED.png in the run].")
 @click.option("--runs", default="runs", show_default=True, type=click.Path(), help="Folder that holds the runs.")
@@ -35,7 +43,8 @@ def command(
     from hybridgen.run_folder import find_run
     from hybridgen.use import load
 
-    folder = find_run(run, runs)
+    drawable(out)
+    folder = find_run(run, runs, trained=True)
     model = load(folder, device=device, registry=registry)
     out = out or folder / f"samples-{seed}.png"
     save_samples(out, model.sample(count, seed=seed, label=label), model.spec)

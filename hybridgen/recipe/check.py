@@ -60,7 +60,9 @@ class _Checker:
         top = self.merged.tree
         for key in top:
             if key not in TOP:
-                self._problem(key, f"there is no table or key `{key}`", guess(key, TOP))
+                homes = [f"{table}.{key}" for table, schema in OWN.items() if key in schema.options]
+                hint = f"did you mean `{homes[0]}`?" if homes else guess(key, TOP)
+                self._problem(key, f"there is no table or key `{key}`", hint)
         self._requirements()
         name = self._name()
         data = self._data()
@@ -160,9 +162,15 @@ class _Checker:
         return self._validated(path, _own(schema), self._table(path) or {} if table is None else table)
 
     def _validated(
-        self, path: str, schema: Constructor, given: Mapping[str, Any], plugin: str = "", owner: str = ""
+        self,
+        path: str,
+        schema: Constructor,
+        given: Mapping[str, Any],
+        plugin: str = "",
+        owner: str = "",
+        also: Sequence[str] = (),
     ) -> dict[str, Any]:
-        values, problems = validate({k: read_typed(v, schema, k) for k, v in given.items()}, schema)
+        values, problems = validate({k: read_typed(v, schema, k) for k, v in given.items()}, schema, also)
         for problem in problems:
             what = f"{owner}: {problem.what}" if owner else problem.what
             self._problem(f"{path}.{problem.name}", what, problem.hint, plugin)
@@ -179,7 +187,7 @@ class _Checker:
         origin = self.merged.origins.get(path)
         folder = self.merged.folders.get(origin.source, Path.cwd()) if origin else Path.cwd()
         expanded = Path(value).expanduser()
-        return expanded if expanded.is_absolute() or not given else Path(folder, expanded)
+        return expanded if expanded.is_absolute() else Path(folder, expanded)
 
     # -- components --------------------------------------------------------------------------------------------------
 
@@ -221,7 +229,8 @@ class _Checker:
         component, schema = found
         allowed = {"use", *reserved}
         given = {key: value for key, value in table.items() if key not in allowed}
-        return component, self._validated(path, schema, given, component.plugin, f"{kind} '{component.name}'")
+        owner = f"{kind} '{component.name}'"
+        return component, self._validated(path, schema, given, component.plugin, owner, tuple(sorted(allowed)))
 
     def _part(self, kind: str, path: str) -> Part | None:
         table = self._table(path)
@@ -410,8 +419,11 @@ class _Checker:
         before, tree = len(self.problems), self.tree
         if quiet is not None:
             self.tree = {}
-        values = self._validated(path, schema, {k: v for k, v in table.items() if k != "lr"})
+        given = {k: v for k, v in table.items() if k != "lr"}
+        values = self._validated(path, schema, given, also=("lr", "generator", "discriminator"))
         lr = self._schedule(f"{path}.lr", table.get("lr", 1e-3))
+        if lr is not None and min(lr.begin, lr.end) < 0:
+            self._problem(f"{path}.lr", "a learning rate can't be negative")
         made, self.tree = self.tree, tree
         if quiet is not None:
             new = self.problems[before:]
@@ -435,6 +447,8 @@ class _Checker:
         if train.updates == "simultaneous" and train.critic_steps > 1:
             what = "simultaneous updates evaluate the critic once, so critic_steps must be 1"
             self._problem("train.critic_steps", what, 'or write updates = "alternating"')
+        if train.critic_steps > 1 and not self.merged.tree.get("discriminator"):
+            self._problem("train.critic_steps", "there is no [discriminator], hence no critic step to repeat", "remove it")
         return train
 
     def _across(
@@ -463,3 +477,6 @@ class _Checker:
 
 def _own(table: Callable[..., None]) -> Constructor:
     return constructor(table, reserved=())
+
+
+OWN = {"train": _own(tables.train), "data": _own(tables.data), "optim": _own(tables.optim)}

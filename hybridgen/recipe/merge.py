@@ -51,9 +51,8 @@ def merge(source: str | Path, overrides: Sequence[str] | Mapping[str, Any], regi
     problems = []
     for path, value in _pairs(overrides):
         if not path or not all(path.split(".")):
-            problems.append(
-                Problem(f"'{path}' is no override", str(COMMAND_LINE), hint="write KEY=VALUE, such as train.steps=500")
-            )
+            what = f"'{value if isinstance(value, Raw) else path}' is no override"
+            problems.append(Problem(what, str(COMMAND_LINE), hint="write KEY=VALUE, such as train.steps=500"))
             continue
         _override(merged, path, value)
     if problems:
@@ -171,7 +170,10 @@ def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, 
         return
     for text in overrides:
         path, equals, value = text.partition("=")
-        yield (path.strip() if equals else ""), Raw(value.strip())
+        if equals and path.strip():
+            yield path.strip(), Raw(value.strip())
+        else:
+            yield "", Raw(text)
 
 
 class Raw(str):
@@ -189,7 +191,8 @@ def _override(merged: Merged, dotted: str, value: Any) -> None:
     keys = dotted.split(".")
     if keys[0] == "discriminator" and len(keys) > 1:
         known = merged.tree.get("discriminator", {})
-        if keys[1] not in known and len(known) <= 1:
+        # discriminator.width=8 means the only one; discriminator.latent.use="mlp" names another
+        if keys[1] not in known and len(known) <= 1 and (len(keys) == 2 or keys[1] in RESERVED):
             keys.insert(1, "main")
     parsed = value.parsed() if isinstance(value, Raw) else value
     # what the field's type decides keeps its text beside its reading

@@ -107,6 +107,8 @@ def schedule(value: Any) -> Schedule:
         table = _Table.model_validate({k: float(v) if k in ("from", "to") and type(v) is int else v for k, v in value.items()})
     except ValidationError as error:
         raise ValueError(_first(error, value)) from None
+    if table.cycle is not None and "over" in value:
+        raise ValueError("a cycle rises during the `ratio` first part of each; it has no `over`")
     begin = table.from_ if "from" in value else (table.to if not {"over", "cycle"} & value.keys() else 0.0)
     over = table.over if "over" in value or "from" in value else 0
     return Schedule(begin, table.to, over, table.shape, table.start, table.stop, table.cycle, table.ratio)

@@ -80,10 +80,10 @@ def _alternative(component: Component, unique: bool, own: Schema) -> Schema | No
         options = constructor(loaded).options
     except PluginError:
         return None
+    # options without a default aren't required here: a child recipe or the command line may give them
     names = [component.name, component.qualified] if unique else [component.qualified]
     use = {"enum": names, "description": (inspect.getdoc(loaded) or "").partition("\n\n")[0]}
-    required = ["use", *(name for name, option in options.items() if option.default is REQUIRED)]
-    return {**_table({"use": use, **own, **_options(options.values())}), "required": required}
+    return {**_table({"use": use, **own, **_options(options.values())}), "required": ["use"]}
 
 
 def _core(table: Callable[..., None]) -> Schema:

@@ -89,6 +89,7 @@ class Train:
     steps: int
     seed: int
     device: str
+    threads: int | str
     precision: str
     compile: bool | str
     ema: float

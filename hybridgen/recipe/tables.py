@@ -37,7 +37,10 @@ def train(
     *,
     steps: Annotated[int, Field(ge=1, description="generator updates")] = 2000,
     seed: Annotated[int, Field(ge=0, description="of initialisation, noise and data order")] = 0,
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto",
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")] = "auto",
+    threads: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=1)], Field(description="CPU threads; auto: one where networks are small")
+    ] = "auto",
     precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="of the networks; all else is float32")] = "auto",
     compile: Annotated[Literal["auto"] | bool, Field(description="torch.compile for every phase of the step")] = "auto",
     ema: Annotated[Fraction, Field(description="decay of the generator side's moving average; 0 = none")] = 0.999,
@@ -50,9 +53,9 @@ def train(
     nonfinite: Annotated[Literal["stop", "skip"], Field(description="what a NaN or infinite value does to the run")] = "stop",
     deterministic: Annotated[bool, Field(description="deterministic algorithms on CUDA, for bitwise resume there")] = False,
     log_every: Annotated[Interval, Field(description='steps, or seconds as "30s"')] = 50,
-    checkpoint_every: Interval = 500,
-    evaluate_every: Interval = 1000,
-    samples_every: Interval = 500,
+    checkpoint_every: Annotated[Interval, Field(description='steps, or seconds as "30s"')] = 500,
+    evaluate_every: Annotated[Interval, Field(description='steps, or seconds as "30s"')] = 1000,
+    samples_every: Annotated[Interval, Field(description='steps, or seconds as "30s"')] = 500,
     keep: Annotated[int, Field(ge=1, description="newest checkpoints kept, beside the best")] = 2,
 ) -> None:
     """The run."""

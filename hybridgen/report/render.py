@@ -151,12 +151,15 @@ def evaluation_table(state: State, width: int, rows: int) -> RenderableType | No
     if not state.evaluations:
         return None
     names = list(state.evaluations[-1]["values"])
+    every = len(names)
     while len(names) > 1 and 10 + sum(max(len(n), 9) + 2 for n in names) > width:
         names.pop()
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
     table.add_column("held out", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
+    if len(names) < every:
+        table.add_column(f"+{every - len(names)}", no_wrap=True)
     for event in state.evaluations[-rows:]:
         star = "*" if state.best is not None and state.best["step"] == event["step"] else " "
         table.add_row(f"{event['step']:,}{star}", *(number(event["values"].get(name)) for name in names))

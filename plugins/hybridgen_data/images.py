@@ -38,7 +38,7 @@ class Images:
     def __init__(
         self,
         *,
-        path: Annotated[Path, Field(description="the folder; sub-folders are searched as well")],
+        path: Annotated[Path, Field(description="the folder, with its sub-folders: data.path=~/pictures")],
         size: Annotated[Side | tuple[Side, Side], Field(description="pixels: one number, or [height, width]")] = 64,
         fit: Annotated[Literal["crop", "pad", "stretch"], Field(description="how another aspect is met")] = "crop",
         colour: Annotated[Literal["auto", "grey", "rgb"], Field(description="auto: grey where the pictures are")] = "auto",

@@ -114,13 +114,29 @@ def test_an_interrupted_run_goes_on_with_auto(capsys: pytest.CaptureFixture[str]
         (["run", "vagan-digit"], "did you mean 'vagan-digits'?"),
         (["run", "vagan-digits", "train.stpes=3"], "did you mean `steps`?"),
         (["run", "vagan-digits", "train.device=cuda:9"], "torch sees no CUDA device"),
-        (["run", "vagan-images"], "is no folder"),
+        (
+            ["run", "vagan-images"],
+            "`path` is required; expected path, required (the folder, with its sub-folders: data.path=~/",
+        ),
+        (["run", "vagan-images", "data.path=nowhere"], "is no folder"),
         (["check", "vagan-digits", "loss.kl.use=kll"], "did you mean 'kl'?"),
         (["show", "loss", "kll"], "did you mean 'kl'?"),
         (["show", "quantity", "recn"], "did you mean 'recon'?"),
         (["runn", "vagan-digits"], "Did you mean 'run'?"),
         (["resume"], "write --auto"),
         (["sample", "nowhere"], "there is no run 'nowhere'"),
+        (["sample", "nowhere", "--out", "x.jpeg"], "expected a name that ends in .png"),
+        (["check", "vagan-digits", "train.device=cuda"], "torch sees no CUDA device"),
+        (["check", "vagan-digits", "data.batch_size=5000"], "there are 1797 examples"),
+        (["check", "vagan-digits", "loss.kl.wieght=1"], "did you mean `weight`?"),
+        (["check", "vagan-digits", "steps=5"], "did you mean `train.steps`?"),
+        (["check", "vagan-digits", "optim.discriminatr.lr=1"], "did you mean `discriminator`?"),
+        (["check", "vagan-digits", "discriminator.fake=foo"], "discriminator.main.fake: discriminator 'main' judges `foo`"),
+        (["check", "vagan-digits", "evaluate.best=discriminator-accuracy"], "does not say whether higher is better"),
+        (["check", "vae-digits", "train.critic_steps=3"], "no critic step to repeat"),
+        (["check", "vae-digits", "optim.lr=-1.0"], "can't be negative"),
+        (["check", "vae-digits", "train.log_every=30x"], 'steps, or seconds as "30s"'),
+        (["ls", "losss"], "losses"),
         (["report", "nowhere"], "there is no run 'nowhere'"),
         (["cp", "nowhere", "mine.toml"], "there is no recipe 'nowhere'"),
     ],
@@ -135,9 +151,9 @@ def test_wrong_input_exits_2_with_words(arguments: list[str], expected: str, cap
 
 def test_our_own_faults_exit_1_with_a_traceback(tmp_path: Path) -> None:
     code = (
-        "import hybridgen.loop, hybridgen.cli\n"
+        "import hybridgen.session, hybridgen.cli\n"
         "def broken(*a, **k): raise KeyError('ours')\n"
-        "hybridgen.loop.choose = broken\n"
+        "hybridgen.session.choose = broken\n"
         "import sys; sys.exit(hybridgen.cli.main(['run', 'ae-digits']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False, timeout=60)
