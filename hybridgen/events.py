@@ -20,7 +20,10 @@ class EventLog:
     """Appends events to `metrics.jsonl`, each flushed, so that a killed run has all but the last."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{path} can't be written: {error.strerror or error}") from error
 
     def append(self, event: Mapping[str, Any]) -> None:
         try:
@@ -78,12 +81,16 @@ def truncate_after(path: Path, step: int) -> None:
         return
     kept = [event for event in read_events(path) if event.get("step", 0) <= step and event["event"] != "end"]
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        for event in kept:
-            file.write(json.dumps(writable(event), ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for event in kept:
+                file.write(json.dumps(writable(event), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"{path} can't be rewritten: {error.strerror or error}; it is as it was") from error
 
 
 def last_events(path: Path, size: int = 65536) -> list[dict[str, Any]]:
