@@ -136,7 +136,8 @@ def balance_lines(state: State, width: int) -> list[Text]:
                 line.append(f" {value:4.0%}  ")
         both = [v for v in (real, fake) if v is not None and math.isfinite(v)]
         mean = sum(both) / len(both) if both else 0.5
-        line.append("critic winning" if mean > 0.95 else "even" if mean < 0.6 else "critic ahead", style="dim")
+        words = ((0.95, "critic winning"), (0.6, "critic ahead"), (0.4, "even"))
+        line.append(next((word for bound, word in words if mean > bound), "critic misled"), style="dim")
         lines.append(line)
     return lines
 

@@ -298,3 +298,12 @@ def test_pairs_of_a_comparison_are_cells(tmp_path: Path) -> None:
     lines = text.plain.rstrip("\n").split("\n")
     assert len(lines) == 9
     assert "#ffffff" in str(text.spans[-10].style)
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "word"),
+    [(0.97, 0.99, "critic winning"), (0.9, 0.7, "critic ahead"), (0.5, 0.5, "even"), (0.5, 0.1, "critic misled")],
+)
+def test_the_balance_in_words(real: float, fake: float, word: str) -> None:
+    shown = {"critic.main.real_accuracy": real, "critic.main.fake_accuracy": fake}
+    assert word in "\n".join(drawn([START, row(100, **shown)], 100, 40))
