@@ -47,7 +47,7 @@ def usable_device(name: str, asker: str = "device") -> torch.device:
         raise UserError(f"{asker} = '{name}' is no device; write cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"{asker} = '{name}', but torch sees no CUDA device here; write {asker} = 'cpu'")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
         raise UserError(f"{asker} = '{name}', but there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     return device
 
