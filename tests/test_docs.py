@@ -165,6 +165,8 @@ def patched(text: str, diff: str) -> str:
         place += 1
     for line in diff.rstrip("\n").split("\n"):
         kind, content = line[:1], line[1:]
+        if line == "@@":  # what lies between two places
+            continue
         if kind == "+":
             lines.insert(place, content)
         else:
