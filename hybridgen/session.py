@@ -27,7 +27,7 @@ from hybridgen.use import saved_recipe
 
 @dataclass
 class Session:
-    """The objects of one run, put together by `_prepare`."""
+    """The objects of one run, put together by `Prepared.session`."""
 
     recipe: Recipe
     folder: RunFolder
