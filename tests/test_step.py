@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -561,3 +563,21 @@ def test_a_network_may_return_a_named_tuple() -> None:
     one, other = split(value, [1, 3])
     assert (type(one), one.logits.shape, other.features[0].shape) == (Judgement, (1,), (3, 2))
     assert not detach(value).logits.requires_grad
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor imports what torch deprecates
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="inductor wants a C++ compiler, there is none")
+def test_inductor_moves_as_eager_code_does_from_each_of_twenty_states(training: Callable[..., Training]) -> None:
+    """Trajectories of two compilers drift apart, steps from one state do not."""
+    conv = VAGAN.replace('"mlp"\nwidth = 16', '"conv"\nwidth = 8')
+    eager = training(conv, "optim.lr=1e-3")
+    fast = training(conv, "optim.lr=1e-3", choices=Choices("cpu", "fp32", True, ()))
+    for step in range(1, 21):
+        fast.model.load_state_dict(eager.model.state_dict())
+        fast.load_state_dict(copy.deepcopy(eager.state_dict()))
+        values = [train_step(state, [batch(seed=step)], step) for state in (eager, fast)]
+        for name, value in values[0].items():
+            torch.testing.assert_close(values[1][name], value, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        close(parameters(fast.model), parameters(eager.model), rtol=1e-3, atol=2e-4)
+    assert len(fast.variants) == 1
