@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 from collections.abc import Iterator
@@ -35,13 +36,11 @@ def draw(
 
     points = model.spec.kind == "vector" and model.spec.shape == (2,)
     real = model.spec.to_model(validation.x[:2000]) if validation is not None else None
-    try:
+    with contextlib.suppress(UnavailableError):  # a model without a prior has no samples to draw
         path = folder / f"samples-{step:08d}.png"
         save_samples(path, model.sample(2000 if points else count, seed=0), model.spec, real if points else None)
         yield "samples", path, cells(model.spec, count)
-    except UnavailableError:
-        pass  # a model without a prior has no samples to draw; its report shows reconstructions
-    try:
+    with contextlib.suppress(UnavailableError):  # one without an encoder no reconstructions
         if real is not None and len(real):
             shown = real[: 2000 if points else max(count // 2, 1)]
             path = folder / f"reconstructions-{step:08d}.png"
@@ -49,8 +48,6 @@ def draw(
             made = model.reconstruct(shown, label=label if model.spec.classes else None)
             save_comparison(path, shown, made.cpu(), model.spec)
             yield "reconstructions", path, cells(model.spec, len(shown), pairs=True)
-    except UnavailableError:
-        return  # no encoder
 
 
 def cells(spec: SampleSpec, count: int, *, pairs: bool = False) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from hybridgen import hookimpl
 from hybridgen.data import SampleSpec
 from hybridgen.model import Model
 from hybridgen.precision import Choices
+from hybridgen.step import Training, train_step
 
 RECIPES = ("ae-digits", "vae-digits", "gan-digits", "vagan-digits", "gan-ring", "vagan-images")
 
@@ -38,6 +39,23 @@ def batch(size: int = 8, seed: int = 0, spec: SampleSpec = SPEC) -> dict[str, Te
 def parameters(model: Model) -> dict[str, Tensor]:
     """Every parameter by `part/name`, copied."""
     return {f"{p}/{k}": v.detach().clone() for p, m in model.parts.items() for k, v in m.named_parameters()}
+
+
+SGD = ("optim.use=sgd", "optim.lr=0.1")
+"""Overrides under which a parameter moves by a tenth of its gradient."""
+
+
+def run(state: Training, steps: int, size: int = 8, per_step: int = 1) -> dict[str, Tensor]:
+    spec = state.model.spec
+    for step in range(1, steps + 1):
+        train_step(state, [batch(size, 100 * step + i, spec) for i in range(per_step)], step)
+    return parameters(state.model)
+
+
+def close(a: dict[str, Tensor], b: dict[str, Tensor], **tolerance: float) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
 
 
 class R1(nn.Module):

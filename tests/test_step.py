@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import shutil
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from common import CRITIC, FAMILIES, GAN, LABELLED, LARSEN, VAE, VAGAN, batch, parameters
+from common import CRITIC, FAMILIES, GAN, LABELLED, LARSEN, SGD, VAE, VAGAN, batch, close, parameters, run
 from torch import Tensor
 
 from hybridgen.errors import RecipeError
 from hybridgen.graph import Graph
-from hybridgen.phases import Phase
-from hybridgen.precision import Choices
-from hybridgen.step import Training, compiled, train_step
-
-SGD = ("optim.use=sgd", "optim.lr=0.1")
-
-
-def run(state: Training, steps: int, size: int = 8, per_step: int = 1) -> dict[str, Tensor]:
-    spec = state.model.spec
-    for step in range(1, steps + 1):
-        train_step(state, [batch(size, 100 * step + i, spec) for i in range(per_step)], step)
-    return parameters(state.model)
-
-
-def close(a: dict[str, Tensor], b: dict[str, Tensor], **tolerance: float) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
-
+from hybridgen.step import Training, train_step
 
 # -- accumulation, critic steps, simultaneous ---------------------------------------------------------------------------
 
@@ -337,61 +317,6 @@ def test_pairs_stay_pairs(training: Callable[..., Training]) -> None:
     train_step(state, [batch(spec=LABELLED)], 1)
 
 
-# -- compiled, bf16 -----------------------------------------------------------------------------------------------------
-
-COMPILED = {
-    **{name: FAMILIES[name] for name in ("vae", "gan", "vagan", "larsen", "bigan", "two-critics")},
-    "vagan-r1": VAGAN + '[loss.r1]\nuse = "r1"\n',
-    "batch-norm": VAGAN.replace('[discriminator]\nuse = "mlp"\nwidth = 16', '[discriminator]\nuse = "batch-norm"'),
-    "spectral-norm": GAN.replace("[loss.adversarial]", "[loss.adversarial]").replace(
-        'fake = "fake"', 'fake = "fake"\nspectral_norm = true'
-    ),
-    "simultaneous": VAGAN + '[train]\nupdates = "simultaneous"\n',
-}
-
-
-@pytest.mark.parametrize("family", COMPILED)
-def test_a_compiled_step_has_no_graph_break_and_moves_as_the_eager_one(family: str, training: Callable[..., Training]) -> None:
-    """`fullgraph=True` raises at a break. aot_eager traces forward and backward as inductor does, without its minutes."""
-    eager = run(training(COMPILED[family], *SGD), 2)
-    state = training(COMPILED[family], *SGD)
-    state._wrap = lambda phase: compiled(phase, backend="aot_eager")  # type: ignore[method-assign]
-    close(run(state, 2), eager, rtol=1e-4, atol=1e-5)
-
-
-def test_changing_numbers_recompile_nothing(training: Callable[..., Training]) -> None:
-    graphs = 0
-
-    def backend(module: Any, inputs: Any) -> Any:
-        nonlocal graphs
-        graphs += 1
-        return module.forward
-
-    state = training(VAGAN, "loss.kl.weight={from=0.1,to=1.0,over=1.0}", "train.steps=10")
-
-    def wrap(phase: Phase) -> Any:
-        return compiled(phase, backend=backend)
-
-    state._wrap = wrap  # type: ignore[method-assign]
-    for step in range(1, 6):
-        train_step(state, [batch(seed=step)], step)
-    assert graphs == 3  # generate, critic, generator
-
-
-@pytest.mark.parametrize("family", ["vae", "vagan", "larsen"])
-def test_under_bf16_networks_round_and_losses_do_not(family: str, training: Callable[..., Training]) -> None:
-    half = training(FAMILIES[family], choices=Choices("cpu", "bf16", False, ()))
-    kinds: list[torch.dtype] = []
-    half.model.parts["decoder"].register_forward_hook(lambda m, i, out: kinds.append(out.dtype))
-    values = train_step(half, [batch()], 1)
-    assert kinds == [torch.bfloat16]
-    assert all(value.dtype == torch.float32 for value in values.values())
-    full = train_step(training(FAMILIES[family]), [batch()], 1)
-    for name, value in values.items():
-        torch.testing.assert_close(value, full[name], rtol=0.1, atol=0.1)
-    assert all(p.dtype == torch.float32 for p in half.model.parts["decoder"].parameters())
-
-
 # -- what the build finds -------------------------------------------------------------------------------------------------
 
 
@@ -432,18 +357,6 @@ def test_each_quantity_is_defined_once_however_many_ask(training: Callable[..., 
 
 
 # -- what reviews found -----------------------------------------------------------------------------------------------------
-
-
-def test_many_variants_and_many_runs_compile_in_one_process(training: Callable[..., Training]) -> None:
-    """dynamo's limit on recompilations counts by code object; phases don't share one."""
-    text = VAGAN + '[loss.r1]\nuse = "r1"\nevery = 3\n'
-    late = ("loss.kl.weight={to=1.0,start=1}", "loss.adversarial.weight={to=1.0,start=2}", "train.steps=20")
-    for width in (8, 9, 10):
-        state = training(text, *late, f"encoder.width={width}")
-        state._wrap = lambda phase: compiled(phase, backend="eager")  # type: ignore[method-assign]
-        for step in range(1, 7):
-            train_step(state, [batch(seed=step)], step)
-        assert len(state.variants) >= 4
 
 
 def test_sgd_with_momentum_takes_a_part_that_learns_later(training: Callable[..., Training]) -> None:
@@ -563,21 +476,3 @@ def test_a_network_may_return_a_named_tuple() -> None:
     one, other = split(value, [1, 3])
     assert (type(one), one.logits.shape, other.features[0].shape) == (Judgement, (1,), (3, 2))
     assert not detach(value).logits.requires_grad
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor imports what torch deprecates
-@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="inductor wants a C++ compiler, there is none")
-def test_inductor_moves_as_eager_code_does_from_each_of_twenty_states(training: Callable[..., Training]) -> None:
-    """Trajectories of two compilers drift apart, steps from one state do not."""
-    conv = VAGAN.replace('"mlp"\nwidth = 16', '"conv"\nwidth = 8')
-    eager = training(conv, "optim.lr=1e-3")
-    fast = training(conv, "optim.lr=1e-3", choices=Choices("cpu", "fp32", True, ()))
-    for step in range(1, 21):
-        fast.model.load_state_dict(eager.model.state_dict())
-        fast.load_state_dict(copy.deepcopy(eager.state_dict()))
-        values = [train_step(state, [batch(seed=step)], step) for state in (eager, fast)]
-        for name, value in values[0].items():
-            torch.testing.assert_close(values[1][name], value, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
-        close(parameters(fast.model), parameters(eager.model), rtol=1e-3, atol=2e-4)
-    assert len(fast.variants) == 1
