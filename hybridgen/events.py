@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridgen.errors import RunError
+from hybridgen.files import write_atomically
 
 
 class EventLog:
@@ -27,7 +28,7 @@ class EventLog:
 
     def append(self, event: Mapping[str, Any]) -> None:
         try:
-            self._file.write(json.dumps(writable(event), ensure_ascii=False) + "\n")
+            self._file.write(_line(event))
             self._file.flush()
         except OSError as error:
             raise RunError(f"{self._file.name} can't be written: {error.strerror or error}") from error
@@ -35,6 +36,10 @@ class EventLog:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what could not be written was told by `append`
             self._file.close()
+
+
+def _line(event: Mapping[str, Any]) -> str:
+    return json.dumps(writable(event), ensure_ascii=False) + "\n"
 
 
 def writable(value: Any) -> Any:
@@ -80,17 +85,7 @@ def truncate_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [event for event in read_events(path) if event.get("step", 0) <= step and event["event"] != "end"]
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for event in kept:
-                file.write(json.dumps(writable(event), ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"{path} can't be rewritten: {error.strerror or error}; it is as it was") from error
+    write_atomically(path, "".join(_line(event) for event in kept).encode())
 
 
 def last_events(path: Path, size: int = 65536) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hybridgen.data import Arrays, SampleSpec
 from hybridgen.errors import DataError
-from hybridgen.run_folder import write_atomically
+from hybridgen.files import write_atomically
 
 SMALL = 48  # pictures are enlarged, pixel by pixel, until their longer side has at least this many pixels
 PAD = 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import secrets
 import time
 import tomllib
@@ -16,6 +15,7 @@ from typing import IO, Any
 
 from hybridgen.errors import RunError
 from hybridgen.events import last_events
+from hybridgen.files import write_atomically
 
 
 @dataclass
@@ -186,20 +186,3 @@ def _info(folder: Path) -> RunInfo | None:
     if status == "killed" and is_running(folder):
         status = "running"
     return RunInfo(folder, recipe.get("name", ""), step, recipe.get("train", {}).get("steps", 0), status)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary name, flush to the disk, rename: a reader sees the old file or the new one.
-
-    Raises RunError naming the path when the disk is full or the place can't be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"{path} can't be written: {error.strerror or error}") from error

@@ -17,6 +17,7 @@ LAYERS = (
     "hookspecs",
     "registry signature",
     "recipe",
+    "files",
     "events",
     "run_folder record health timing",
     "data",

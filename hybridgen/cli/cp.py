@@ -25,8 +25,8 @@ Examples:
 def command(ctx: click.Context, recipe: str, target: Path, extends: bool, force: bool) -> None:
     """Copy RECIPE to TARGET (a file, or a folder) to edit it."""
     from hybridgen.errors import UserError
+    from hybridgen.files import write_atomically
     from hybridgen.recipe import copy_recipe
-    from hybridgen.run_folder import write_atomically
 
     if target.is_dir():
         target = target / f"{Path(recipe).stem}.toml"

@@ -25,8 +25,8 @@ Then name it in the first line of a recipe, as the TOML extensions of editors ex
 @click.pass_context
 def command(ctx: click.Context, out: Path | None) -> None:
     """Write a JSON Schema of recipes for the plugins that are installed."""
+    from hybridgen.files import write_atomically
     from hybridgen.recipe.schema import json_schema
-    from hybridgen.run_folder import write_atomically
 
     text = json.dumps(json_schema(registry_of(ctx)), indent=2, default=str) + "\n"
     if out is None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.text import Text
 
+from hybridgen.files import write_atomically
 from hybridgen.report.render import report, summary
 from hybridgen.report.state import State
-from hybridgen.run_folder import write_atomically
 
 WIDTH, HEIGHT = 100, 48
 

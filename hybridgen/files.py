@@ -1,0 +1,25 @@
+"""Files that a reader sees whole or not at all. Starts no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hybridgen.errors import RunError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary name, flush to the disk, rename: a reader sees the old file or the new one.
+
+    Raises RunError naming the path when the disk is full or the place can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"{path} can't be written: {error.strerror or error}") from error
