@@ -56,7 +56,7 @@ def train_step(state: Training, batches: Sequence[Batch], step: int) -> dict[str
                 result = phase["critic"](env, weights)
                 state.backward(plan.critic, result, share)
                 kept.append(result)
-            values |= state.apply("discriminator", kept, [], step)
+            values |= state.apply("discriminator", plan, kept, [], step)
         if not last:
             continue
         kept, early = [], []
@@ -72,9 +72,9 @@ def train_step(state: Training, batches: Sequence[Batch], step: int) -> dict[str
             state.backward(made_by, result, share)
             kept.append(result)
         if plan.critic is None and any(group.player == "discriminator" for group in plan.generate.groups):
-            values |= state.apply("discriminator", kept, early, step)  # simultaneous: both from one evaluation
+            values |= state.apply("discriminator", plan, kept, early, step)  # simultaneous: both from one evaluation
         if any(group.player == "generator" for group in (plan.generator or plan.generate).groups):
-            values |= state.apply("generator", kept, early, step)
+            values |= state.apply("generator", plan, kept, early, step)
     return values
 
 
@@ -167,7 +167,9 @@ class Training:
             more = index < len(phase.groups) - 1
             torch.autograd.backward(total * share if share != 1.0 else total, inputs=moved, retain_graph=more)
 
-    def apply(self, player: str, results: Sequence[Result], early: Sequence[Result], step: int) -> dict[str, Tensor]:
+    def apply(
+        self, player: str, plan: Plan, results: Sequence[Result], early: Sequence[Result], step: int
+    ) -> dict[str, Tensor]:
         """The optimiser's step of one player, skipped on the device where a value is not finite; then what follows it.
 
         Returns the results' values (averaged over micro-batches), the sum descended and the gradient's norm.
@@ -185,7 +187,8 @@ class Training:
         optim.step()
         optim.zero_grad(set_to_none=True)
         self._restore_statistics(player, skipped)
-        self._update_states(player, results, early, skipped, step)
+        self._update_states(player, plan, results, early, skipped)
+        self._remember_statistics(player)
         if player == "generator" and self.average is not None:
             self.average.update(step, skipped)
         return values | {f"grad_norm.{player}": norm}
@@ -217,33 +220,39 @@ class Training:
 
     @torch.no_grad()
     def _restore_statistics(self, player: str, skipped: Tensor) -> None:
-        """Batch statistics that a skipped update saw don't count; the others are remembered for the next one."""
+        """Batch statistics that a skipped update saw don't count."""
         for path, before in self.statistics.items():
             if self.model.owner[path] == player:
                 for buffer, old in zip(self.model.parts[path].buffers(), before, strict=True):
                     buffer.copy_(torch.where(skipped.bool(), old, buffer))
+
+    @torch.no_grad()
+    def _remember_statistics(self, player: str) -> None:
+        """What a skipped update of this player goes back to."""
+        for path, before in self.statistics.items():
+            if self.model.owner[path] == player:
+                for buffer, old in zip(self.model.parts[path].buffers(), before, strict=True):
                     old.copy_(buffer)
 
     @torch.no_grad()
     def _update_states(
-        self, player: str, results: Sequence[Result], early: Sequence[Result], skipped: Tensor, step: int
+        self, player: str, plan: Plan, results: Sequence[Result], early: Sequence[Result], skipped: Tensor
     ) -> None:
         """The `update` methods of parts and losses (codebooks, moving averages), on the joint batch."""
-        plan = self.variant(step)[0]
-        for path, arguments in plan.state_updates.items():
-            if self.model.owner[path] != player:
-                continue
-            envs = [r.kept for r in results]
-            if early:
-                envs = [e.kept | env for e, env in zip(early, envs, strict=True)]
+        mine = {path: arguments for path, arguments in plan.state_updates.items() if self.model.owner[path] == player}
+        if not mine:
+            return
+        envs = [r.kept for r in results]
+        if early:
+            envs = [e.kept | env for e, env in zip(early, envs, strict=True)]
+        envs = [without_history(env) for env in envs]
+        for path, arguments in mine.items():
             module = self.model.parts[path]
             before = [buffer.clone() for buffer in module.buffers()]
-            given = {name: joined([env[key] for env in without_histories(envs)]) for name, key in arguments}
+            given = {name: joined([env[key] for env in envs]) for name, key in arguments}
             module.update(**given)  # type: ignore[operator]
             for buffer, old in zip(module.buffers(), before, strict=True):
                 buffer.copy_(torch.where(skipped.bool(), old, buffer))
-            for buffer, old in zip(module.buffers(), self.statistics.get(path, ()), strict=False):
-                old.copy_(buffer)
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -254,9 +263,7 @@ class Training:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for player, optim in self.optimisers.items():
             optim.load_state_dict(state["optimisers"][player])
-        for path, before in self.statistics.items():
-            for buffer, old in zip(self.model.parts[path].buffers(), before, strict=True):
-                old.copy_(buffer)
+            self._remember_statistics(player)
 
     @torch.no_grad()
     def refresh_averaged(self) -> dict[str, Any]:
@@ -303,10 +310,6 @@ def mean_of(values: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     if len(values) == 1:
         return dict(values[0])
     return {name: torch.stack([v[name] for v in values]).mean() for name in values[0]}
-
-
-def without_histories(envs: Sequence[Env]) -> list[Env]:
-    return [without_history(env) for env in envs]
 
 
 def joined(pieces: Sequence[Any]) -> Any:

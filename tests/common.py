@@ -237,19 +237,15 @@ DATA = """
 use = "digits"
 batch_size = 8
 """
-AUTOENCODER = (
-    DATA
-    + """
+NETWORKS = """
 [encoder]
 use = "mlp"
 width = 16
 [decoder]
 use = "mlp"
 width = 16
-[loss.reconstruction]
-use = "reconstruction"
 """
-)
+AUTOENCODER = DATA + NETWORKS + '[loss.reconstruction]\nuse = "reconstruction"\n'
 AE = AUTOENCODER + '[latent]\nuse = "deterministic"\ndim = 4\n'
 VAE = AUTOENCODER + '[latent]\nuse = "gaussian"\ndim = 4\n[loss.kl]\nuse = "kl"\n'
 CRITIC = """
@@ -289,13 +285,8 @@ use = "adversarial"
 )
 BIGAN = (
     DATA
+    + NETWORKS
     + """
-[encoder]
-use = "mlp"
-width = 16
-[decoder]
-use = "mlp"
-width = 16
 [latent]
 use = "gaussian"
 dim = 4
