@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,21 +55,19 @@ class Images:
 
     def describe(self) -> SampleSpec:
         """From names and headers; the pictures themselves are read by `load`."""
-        files = self._files()
         return SampleSpec(
             kind="image",
-            shape=(self._channels(files), *self.size),
-            count=len(files),
+            shape=(self._channels, *self.size),
+            count=len(self._files),
             low=0.0,
             high=255.0,
             levels=256,
             activation="tanh",
-            classes=self._classes(files),
+            classes=self._classes(),
         )
 
     def load(self) -> dict[str, Arrays]:
-        files = self._files()
-        channels, classes = self._channels(files), self._classes(files)
+        files, channels, classes = self._files, self._channels, self._classes()
         _fits_memory(len(files) * channels * self.size[0] * self.size[1], self.path)
         pixels = np.empty((len(files), channels, *self.size), np.uint8)
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:  # pillow decodes without the interpreter's lock
@@ -87,8 +86,9 @@ class Images:
 
     # -- files -----------------------------------------------------------------------------------------------------------
 
+    @cached_property
     def _files(self) -> list[Path]:
-        """The pictures in a fixed order, whatever the file system's."""
+        """The pictures in a fixed order, whatever the file system's; looked for once."""
         if not self.path.is_dir():
             raise DataError(f"data.path = '{self.path}' is no folder; give one that holds pictures: data.path=~/pictures")
         known = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
@@ -109,21 +109,22 @@ class Images:
         parts = file.relative_to(self.path).parts
         return parts[0] if len(parts) > 1 else ""
 
-    def _classes(self, files: Sequence[Path]) -> tuple[str, ...]:
+    def _classes(self) -> tuple[str, ...]:
         if self.labels == "none":
             return ()
-        folders = sorted({self._folder(file) for file in files})
+        folders = sorted({self._folder(file) for file in self._files})
         if self.labels == "auto":
             return tuple(folders) if len(folders) > 1 and "" not in folders else ()
         if "" in folders:
-            loose = next(file for file in files if not self._folder(file))
+            loose = next(file for file in self._files if not self._folder(file))
             raise DataError(f'labels = "folders", but {loose.name} lies in no sub-folder of {self.path}')
         return tuple(folders)
 
-    def _channels(self, files: Sequence[Path]) -> int:
+    @cached_property
+    def _channels(self) -> int:
         if self.colour != "auto":
             return 1 if self.colour == "grey" else 3
-        for file in files[:: max(len(files) // LOOKED_AT, 1)]:
+        for file in self._files[:: max(len(self._files) // LOOKED_AT, 1)]:
             try:
                 with Image.open(file) as image:
                     if image.mode not in GREY:
