@@ -29,6 +29,7 @@ class Definition:
     part, method: the part whose method computes it; a pure `function` otherwise.
     network: a call of an encoder, decoder or discriminator: runs under autocast and may be merged with its like.
     view: the quantity is the part itself as a function without side effects (`critic`, `decode`, `encode`).
+    weights: the quantity is the part's parameters by name.
     local: cheap and without a part, so each phase computes its own instead of handing it over.
     """
 
@@ -39,6 +40,7 @@ class Definition:
     function: Callable[..., Any] | None = None
     network: bool = False
     view: bool = False
+    weights: bool = False
     local: bool = False
 
     @property
@@ -185,7 +187,9 @@ def _call(
 ) -> Call:
     first = group[0]
     is_frozen = first.part in frozen
-    if first.view:
+    if first.weights:
+        run = _one(first.key, (), partial(_weights, parts[first.part], is_frozen))
+    elif first.view:
         function = _view(parts[first.part], is_frozen)
         run = _one(first.key, first.arguments, lambda **others: partial(function, **others))
     elif first.part:
@@ -241,11 +245,30 @@ def detach(value: Any) -> Any:
     return _map(value, Tensor.detach)
 
 
+def joined(pieces: Sequence[Any]) -> Any:
+    """A quantity of the joint batch from its pieces (micro-batches, generated batches): laid end to end; scalars averaged."""
+    first = pieces[0]
+    if len(pieces) == 1:
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat(list(pieces)) if first.ndim else torch.stack(list(pieces)).mean()
+    if isinstance(first, (tuple, list)):
+        return like(first, [joined(column) for column in zip(*pieces, strict=True)])
+    if isinstance(first, dict):
+        return {name: joined([piece[name] for piece in pieces]) for name in first}
+    if not dataclasses.is_dataclass(first) or isinstance(first, type):
+        return first
+    fields = {f.name: joined([getattr(p, f.name) for p in pieces]) for f in dataclasses.fields(first)}
+    return dataclasses.replace(first, **fields)
+
+
 def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, (tuple, list)):
         return like(value, [_map(entry, function) for entry in value])
+    if isinstance(value, dict):
+        return {name: _map(entry, function) for name, entry in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _map(getattr(value, f.name), function) for f in dataclasses.fields(value) if f.init}
         return dataclasses.replace(value, **fields)
@@ -279,6 +302,10 @@ def _invoke(module: nn.Module, method: str, frozen: bool) -> Callable[..., Any]:
 def _copies(module: nn.Module, *, detached: bool) -> dict[str, Tensor]:
     parameters = {k: p.detach() if detached else p for k, p in module.named_parameters()}
     return parameters | {k: b.clone() for k, b in module.named_buffers()}
+
+
+def _weights(module: nn.Module, frozen: bool) -> dict[str, Tensor]:
+    return {name: p.detach() if frozen else p for name, p in module.named_parameters()}
 
 
 def _view(module: nn.Module, frozen: bool) -> Callable[..., Any]:

@@ -49,6 +49,7 @@ class Model:
     noise: dict[str, Noise]
     wiring: Wiring
     state_updates: dict[str, tuple[tuple[str, str], ...]]
+    holds: dict[str, tuple[str, ...]]
 
     def planner(self, autocast: torch.dtype | None = None) -> Planner:
         simultaneous = self.recipe.train.updates == "simultaneous"
@@ -60,6 +61,7 @@ class Model:
             simultaneous=simultaneous,
             autocast=autocast,
             state_updates=self.state_updates,
+            holds=self.holds,
         )
 
     def parameters(self, player: str) -> list[nn.Parameter]:
@@ -120,25 +122,24 @@ def _assemble(recipe: Recipe, spec: SampleSpec, device: torch.device, judged: Ma
         if part is not None:
             parts[part.path] = make(part, facts)
     problems: list[Problem] = []
-    for critic in recipe.critics.values():
-        if critic.augment is not None:
-            parts[critic.augment.path] = make(critic.augment, facts)
+    shapes: dict[str, tuple[int, ...]] = {}
     wiring = Wiring(recipe, spec, parts)
     for name, critic in recipe.critics.items():
         try:
-            shape = judged[name] if judged else _judged_shape(wiring, parts, critic.name)
+            if critic.augment is not None:  # it is given the shape that it finds, and the critic the one it leaves
+                found = judged[critic.augment.path] if judged else _judged_shape(wiring, parts, name)
+                parts[critic.augment.path] = make(critic.augment, facts | {"judged_shape": found})
+            shape = judged[critic.path] if judged else _judged_shape(wiring, parts, name)
         except Missing as missing:
             problems.append(wiring.problem(critic.path, f"discriminator '{name}'", missing))
             continue
         parts[critic.path] = make(critic, facts | {"judged_shape": shape})
-        if judged is None:
-            facts.setdefault("judged_shapes", {})[name] = shape
+        shapes[critic.path] = shape
     if problems:
         raise RecipeError(problems)
-    shapes = judged or facts.get("judged_shapes", {})
     for loss in recipe.losses.values():
         critic_name = wiring.loss_critic(loss.name)
-        own = {"judged_shape": shapes[critic_name]} if critic_name in shapes else {}
+        own = {"judged_shape": shapes[f"discriminator.{critic_name}"]} if critic_name else {}
         parts[loss.path] = make(loss, facts | own)
     return _wire(recipe, spec, parts)
 
@@ -151,15 +152,46 @@ def _wire(recipe: Recipe, spec: SampleSpec, parts: dict[str, Any]) -> Model:
     updates = {}
     for path, module in modules.items():
         if callable(getattr(module, "update", None)):
-            critic = wiring.critic_of(path)
+            inputs = recipe.losses[path.removeprefix("loss.")].inputs if path.startswith("loss.") else {}
+            scope = Scope(path, inputs, wiring.critic_of(path))
             try:
-                updates[path] = wiring.arguments(module.update, Scope(path, critic=critic))  # type: ignore[arg-type]
+                updates[path] = wiring.joint_arguments(module.update, scope)  # type: ignore[arg-type]
             except Missing as missing:
                 problems.append(wiring.problem(path, f"[{path}]'s update", missing))
+        problems += _unreported(recipe, path, module)
+    holds, unheld = _holds(recipe, wiring)
+    problems += unheld
     if problems:
         raise RecipeError(problems)
     graph = Graph(wiring.definitions)
-    return Model(recipe, spec, modules, owner, graph, tuple(terms), wiring.noise, wiring, updates)
+    return Model(recipe, spec, modules, owner, graph, tuple(terms), wiring.noise, wiring, updates, holds)
+
+
+def _holds(recipe: Recipe, wiring: Wiring) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
+    """Part -> the quantities that leave its update out, one for each generated batch that they speak of."""
+    found: dict[str, tuple[str, ...]] = {}
+    problems = []
+    for part in (recipe.latent, recipe.encoder, recipe.decoder, *recipe.critics.values()):
+        if part is None or part.hold is None:
+            continue
+        critic = wiring.critic_of(part.path)
+        batches = range(len(recipe.critics[critic].fake) if critic else 1)
+        try:
+            keys = [wiring.key(part.hold, Scope(part.path, critic=critic, fake=i)) for i in batches]
+        except Missing as missing:
+            path = f"{part.path}.hold"
+            what = f"[{part.path}] is held by `{part.hold}`: {missing}"
+            problems.append(Problem(what, recipe.where(path), path))
+            continue
+        found[part.path] = tuple(dict.fromkeys(keys))
+    return found, problems
+
+
+def _unreported(recipe: Recipe, path: str, module: nn.Module) -> list[Problem]:
+    """Names in a part's `reports` that are no scalar buffers."""
+    buffers = dict(module.named_buffers())
+    wrong = [name for name in getattr(module, "reports", ()) if name not in buffers or buffers[name].ndim]
+    return [Problem(f"`reports` names `{name}`, which is no scalar buffer", recipe.where(path), path) for name in wrong]
 
 
 def _facts(recipe: Recipe, spec: SampleSpec) -> dict[str, Any]:
@@ -167,6 +199,8 @@ def _facts(recipe: Recipe, spec: SampleSpec) -> dict[str, Any]:
         "sample_shape": spec.shape,
         "output_activation": spec.activation,
         "steps": recipe.train.steps,
+        "batch_size": recipe.data.batch_size,
+        "examples": spec.count - (0 if spec.split else round(spec.count * recipe.data.validation)),
     }
     if spec.classes:
         facts["num_classes"] = len(spec.classes)
@@ -266,6 +300,9 @@ def meta_leaves(spec: SampleSpec, noise: Mapping[str, Noise], keys: Iterable[str
             made[key] = torch.empty(META_BATCH, *spec.shape, device="meta")
         elif key in ("label", "fake_label"):
             made[key] = torch.empty(META_BATCH, dtype=torch.long, device="meta")
+        elif key in ("tokens", "mask"):
+            kind = torch.long if key == "tokens" else torch.bool
+            made[key] = torch.empty(META_BATCH, spec.shape[0], dtype=kind, device="meta")
         elif key in SCALARS:
             made[key] = torch.empty((), device="meta")
         else:
@@ -287,7 +324,14 @@ def _judged_shape(wiring: Wiring, parts: Mapping[str, Any], name: str) -> tuple[
 
 
 def _judged_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    return {name: _judged_shape(model.wiring, model.parts, name) for name in model.recipe.critics}
+    """What each discriminator sees, and each augmentation before it, by path."""
+    found = {}
+    for name, critic in model.recipe.critics.items():
+        found[critic.path] = _judged_shape(model.wiring, model.wiring.parts, name)
+        if critic.augment is not None:
+            bare = {path: part for path, part in model.wiring.parts.items() if path != critic.augment.path}
+            found[critic.augment.path] = _judged_shape(Wiring(model.recipe, model.spec, bare), bare, name)
+    return found
 
 
 def _dry_run(model: Model) -> None:

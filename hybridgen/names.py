@@ -31,15 +31,20 @@ FACTS: Final = {
     "latent_dim": "number of values in one latent sample",
     "judged_shape": "shape of one example that this discriminator sees as `x`",
     "num_classes": "number of classes; exists when the data has labels",
-    "output_activation": "'tanh' (model space is [-1, 1]) or 'identity'",
+    "output_activation": "'tanh' (model space is [-1, 1]), 'identity', or 'softmax' (tokens)",
     "steps": "length of the run in generator updates",
+    "batch_size": "examples in a batch",
+    "examples": "number of training examples",
 }
 
 QUANTITIES: Final = {
-    "x": "real batch in model space, `b ...`; images `b c h w` in [-1, 1]",
+    "x": "real batch in model space, `b ...`; images `b c h w` in [-1, 1]; tokens as one-hot `b l v`",
+    "tokens": "the real batch as indices, `b l`; exists for data of the kind tokens",
+    "mask": "True where a token is no padding, `b l`; exists for data of the kind tokens",
     "label": "class index, `b`; exists when the data has labels",
     "fake_label": "class index for generated samples, `b`; exists when the data has labels",
     "code": "what the encoder returned, `b ...`",
+    "fake_code": "what the encoder returns for `fake`, `b ...`; exists with an encoder, a decoder and a prior",
     "posterior": "q(z|x), an object with `mean`, `sample(noise)`, `kl(prior, z)`; exists with an encoder",
     "z": "a sample of the posterior, `b d` or `b d h w`; exists with an encoder",
     "prior": "p(z), an object with `sample(noise)` and `log_prob(z)`; exists when the latent has a prior",
@@ -58,6 +63,9 @@ QUANTITIES: Final = {
     "critic": "this loss's discriminator as a function of what it judges: logits, no side effects, float32; pairs by name",
     "decode": "the decoder as a function of `z`: raw values, no side effects; other roles are the batch's, or given by name",
     "encode": "the encoder as a function of `x`: the code, no side effects; other roles are the batch's, or given by name",
+    "critic_weights": "parameters of this loss's discriminator, name -> tensor",
+    "decoder_weights": "parameters of the decoder, name -> tensor",
+    "encoder_weights": "parameters of the encoder, name -> tensor",
     "noise": "standard normal noise shaped like `x`, a stream of its own for everyone who asks",
     "noise_z": "standard normal noise shaped like `z`, a stream of its own for everyone who asks",
     "uniform": "uniform [0, 1) noise, `b`, a stream of its own for everyone who asks",
@@ -75,6 +83,7 @@ CRITIC_QUANTITIES: Final = frozenset(
         "judged_real",
         "judged_fake",
         "critic",
+        "critic_weights",
     }
 )
 """Those that belong to one discriminator; the recipe's `discriminator = NAME` says which."""

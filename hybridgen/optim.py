@@ -14,7 +14,7 @@ WARM_UP = 10
 """The average of the first t steps counts at most (1 + t) / (WARM_UP + t) of the past, so it forgets the initial draw."""
 
 
-def optimiser(spec: Optim, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def optimiser(spec: Optim, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
     """The fused optimiser that a recipe names; fused ones honour `found_inf`, which skips a step on the device."""
     lr = spec.lr.at(1, 1)
     if spec.use == "sgd":
@@ -44,6 +44,17 @@ def clip(spec: Optim, parameters: Sequence[nn.Parameter], norm: Tensor) -> None:
         torch.nn.utils.clip_grads_with_norm_(parameters, spec.clip_norm, norm)
     if spec.clip_value is not None:
         torch.nn.utils.clip_grad_value_(parameters, spec.clip_value)
+
+
+@torch.no_grad()
+def limit_weights(spec: Optim, parameters: Sequence[nn.Parameter]) -> None:
+    """Clamp every weight to [-clip_weights, clip_weights] where the recipe asks for it.
+
+    Source: Arjovsky et al. 2017 (arXiv:1701.07875), algorithm 1: the crude way to a Lipschitz critic.
+    """
+    if spec.clip_weights is not None:
+        torch._foreach_clamp_min_(list(parameters), -spec.clip_weights)
+        torch._foreach_clamp_max_(list(parameters), spec.clip_weights)
 
 
 def averaged_copy(parts: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

@@ -12,7 +12,7 @@ Without a discriminator's term, or with simultaneous updates, one phase is the w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ class Result:
     """What a phase hands back.
 
     totals: one weighted sum for each group of parts, with history.
+    apart: terms that are balanced before they count: for each group, label -> weighted term.
+    compared: label of a balanced term -> the term itself, and the weighted sum of those that it is scaled to.
     values: detached scalars by their name in a row ("loss.kl", "critic.main.real_accuracy").
     kept: quantities that a later phase or an `update` method reads.
     """
@@ -37,6 +39,8 @@ class Result:
     totals: tuple[Tensor, ...]
     values: dict[str, Tensor]
     kept: Env
+    apart: tuple[dict[str, Tensor], ...] = ()
+    compared: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,18 +60,28 @@ class Phase:
         for call in self.calls:
             call.run(env)
         keys = {term.label: term.key for term in self.terms}
-        totals = tuple(
-            sum_of([weights[label] * share * env[keys[label]] for label, share in group.coefficients.items()])
+        balanced = {term.label: [label for label in term.balance if label in keys] for term in self.terms if term.balance}
+        weighted = [
+            {label: weights[label] * share * env[keys[label]] for label, share in group.coefficients.items()}
             for group in self.groups
-        )
+        ]
+        apart = tuple({label: terms.pop(label) for label in balanced if label in terms} for terms in weighted)
+        totals = tuple(sum_of(list(terms.values())) for terms in weighted)
+        compared = {
+            label: (env[keys[label]], sum_of([weights[other] * env[keys[other]] for other in others]))
+            for label, others in balanced.items()
+            if others
+        }
         values = {f"loss.{term.label}": env[term.key].detach() for term in self.terms}
         for name, logits in self.accuracies.items():
             right = [env[k].detach() > 0 if name.endswith("real_accuracy") else env[k].detach() < 0 for k in logits]
             values[name] = sum_of([r.float().mean() for r in right]) / len(right)
-        return Result(totals, values, {key: env[key] for key in self.keeps})
+        return Result(totals, values, {key: env[key] for key in self.keeps}, apart, compared)
 
 
 def sum_of(values: list[Tensor]) -> Tensor:
+    if not values:  # a group whose only terms are balanced
+        return torch.zeros(())
     total = values[0]
     for value in values[1:]:
         total = total + value
@@ -87,6 +101,7 @@ class Plan:
     generator: Phase | None
     preview: Phase | None
     state_updates: Mapping[str, tuple[tuple[str, str], ...]]  # part -> arguments of its `update` method
+    holds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # part -> quantities that leave its update out
 
     @property
     def phases(self) -> list[Phase]:
@@ -115,6 +130,7 @@ class Planner:
         simultaneous: bool = False,
         autocast: torch.dtype | None = None,
         state_updates: Mapping[str, tuple[tuple[str, str], ...]] | None = None,
+        holds: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self.graph = graph
         self.parts = parts
@@ -123,6 +139,7 @@ class Planner:
         self.simultaneous = simultaneous
         self.autocast = autocast
         self.state_updates = dict(state_updates or {})
+        self.holds = dict(holds or {})
         self._side = {
             side: frozenset(part for part, player in owner.items() if player == side) for side in ("generator", "discriminator")
         }
@@ -133,14 +150,17 @@ class Planner:
         critic_terms = tuple(term for term in active if term.side == "discriminator")
         generator_terms = tuple(term for term in active if term.side == "generator")
         updates = self._updates_of(active)
+        # what speaks of a critic holds a part back in the steps in which that critic learns
+        holds = {part: keys for part, keys in self.holds.items() if critic_terms or not any(map(self._late, keys))}
+        held = {key for keys in holds.values() for key in keys}
         if self.simultaneous or not critic_terms:
             idle = () if critic_terms else self._side["discriminator"]
-            keeps = {key for arguments in updates.values() for _, key in arguments}
+            keeps = {key for arguments in updates.values() for _, key in arguments} | held
             whole = self._phase("generate", active, ("generator", "discriminator"), keeps, (), idle)
-            return Plan(whole, None, None, None, updates)
+            return Plan(whole, None, None, None, updates, holds)
         late = tuple(term for term in generator_terms if self._late(term.key))
         early = tuple(term for term in generator_terms if term not in late)
-        critic_extra = self._update_keys(updates, "discriminator")
+        critic_extra = self._update_keys(updates, "discriminator") | held
         generator_extra = self._update_keys(updates, "generator")
         late_extra = {key for key in generator_extra if self._late(key)}
         critic_given = self._frontier([term.key for term in critic_terms] + sorted(critic_extra))
@@ -164,7 +184,7 @@ class Planner:
         assert generator is None or list(generator.groups) == generator_groups
         critic = self._phase("critic", critic_terms, ("discriminator",), critic_extra, critic_given, self._side["generator"])
         preview = self._phase("preview", (), (), critic_given, (), frozenset(self.parts))
-        return Plan(generate, critic, generator, preview, updates)
+        return Plan(generate, critic, generator, preview, updates, holds)
 
     # -- the pieces ------------------------------------------------------------------------------------------------
 

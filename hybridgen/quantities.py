@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from hybridgen.data import SampleSpec
 from hybridgen.errors import Problem
-from hybridgen.graph import Definition
+from hybridgen.graph import Definition, joined
 from hybridgen.names import CRITIC_QUANTITIES, QUANTITIES
 from hybridgen.recipe import Critic, Recipe
 from hybridgen.signature import asks
 
 NOISE = ("noise", "noise_z", "uniform")
 PER_FAKE = frozenset({"fake_logits", "fake_features", "judged_fake"})
-LEAVES = frozenset({"x", "label", "fake_label", "step", "progress"})
+LEAVES = frozenset({"x", "label", "fake_label", "tokens", "mask", "step", "progress"})
 
 
 class Missing(Exception):  # noqa: N818  (an answer, turned into a Problem where the asker is known)
@@ -79,8 +79,11 @@ class Wiring:
             "fake_raw": partial(self._decoded, "fake_raw", "z_prior"),
             "recon": partial(self._activated, "recon"),
             "fake": partial(self._activated, "fake"),
+            "fake_code": self._fake_code,
             "decode": partial(self._view, "decode", "decoder", "z"),
             "encode": partial(self._view, "encode", "encoder", "x"),
+            "decoder_weights": partial(self._weights, "decoder_weights", "decoder"),
+            "encoder_weights": partial(self._weights, "encoder_weights", "encoder"),
         }
 
     # -- one name ------------------------------------------------------------------------------------------------
@@ -92,6 +95,8 @@ class Wiring:
         if name in LEAVES:
             if name.endswith("label") and not self.spec.classes:
                 raise Missing("the data has no labels")
+            if name in ("tokens", "mask") and self.spec.kind != "tokens":
+                raise Missing(f"the data are no tokens (their kind is '{self.spec.kind}')")
             return name
         if name in NOISE:
             return self._noise(name, scope)
@@ -105,18 +110,52 @@ class Wiring:
             return self._define(name, partial(self._offered_definition, name, scope))
         raise Missing(self._unknown(name))
 
-    def arguments(self, function: Callable[..., Any], scope: Scope) -> tuple[tuple[str, str], ...]:
-        """What each parameter of a method receives; one with a default is left out where its name does not exist."""
+    def arguments(
+        self, function: Callable[..., Any], scope: Scope, given: Mapping[str, str] | None = None
+    ) -> tuple[tuple[str, str], ...]:
+        """What each parameter of a method receives; one with a default is left out where its name does not exist.
+
+        given: parameter -> key, for what the call site binds itself.
+        """
         found = []
         for ask in asks(function):
+            if given and ask.name in given:
+                found.append((ask.name, given[ask.name]))
+                continue
             try:
-                found.append((ask.name, self.key(ask.name, scope)))
+                found.append((ask.name, self.drawn(function, ask.name, scope) or self.key(ask.name, scope)))
             except Missing as missing:
                 if missing.path:
                     raise
                 if ask.required:
                     raise Missing(f"asks for `{ask.name}`: {missing}", ambiguous=missing.ambiguous) from None
         return tuple(found)
+
+    def joint_arguments(self, function: Callable[..., Any], scope: Scope) -> tuple[tuple[str, str], ...]:
+        """The same where a method sees all generated batches of its discriminator at once, laid end to end."""
+        count = 1
+        if scope.critic and self.per_fake(function, scope.inputs):
+            count = len(self.recipe.critics[scope.critic].fake)
+        found = []
+        for column in zip(*(self.arguments(function, replace(scope, fake=i)) for i in range(count)), strict=True):
+            name, keys = column[0][0], [key for _, key in column]
+            found.append((name, keys[0] if len(set(keys)) == 1 else self._laid_out(keys)))
+        return tuple(found)
+
+    def _laid_out(self, keys: list[str]) -> str:
+        key = " + ".join(keys)
+        arguments = tuple((str(i), one) for i, one in enumerate(keys))
+        return self._define(key, lambda: Definition(key, arguments, function=_end_to_end, local=True))
+
+    def drawn(self, function: Callable[..., Any], name: str, scope: Scope) -> str | None:
+        """The key of noise whose kind and shape the asking part states itself, in its attribute `draws`."""
+        draws = getattr(getattr(function, "__self__", None), "draws", {})
+        if name not in draws or name in scope.inputs:
+            return None
+        kind, shape = draws[name]
+        key = f"{name}@{scope.asker}"
+        self.noise[key] = Noise(kind, tuple(shape))
+        return key
 
     def problem(self, path: str, what: str, missing: Missing) -> Problem:
         """A Missing where the asker is known."""
@@ -178,27 +217,28 @@ class Wiring:
             raise Missing(f"there is no [{path}] in this recipe{why}")
         return part
 
-    def _prior_object(self) -> Any:
+    def _prior_method(self) -> Callable[..., Any]:
         latent = self._part("latent")
         prior = getattr(latent, "prior", None)
-        if prior is None or prior() is None:
+        if prior is None or (not asks(prior) and prior() is None):
             used = self.recipe.latent.component.name if self.recipe.latent else ""
             raise Missing(f"latent '{used}' has no prior to sample from")
-        return prior()
+        return prior
 
     def _network(self, key: str, path: str, bound: Mapping[str, str], forbidden: Mapping[str, str]) -> Definition:
         """A call of an encoder or decoder: its roles bound to quantities, the rest asked for by name."""
         module = self._part(path)
         part = self.recipe.encoder if path == "encoder" else self.recipe.decoder
-        inputs = {**bound, **(part.inputs if part else {}), **({} if key != "fake_raw" else bound)}
+        inputs = {**bound, **(part.inputs if part else {}), **(bound if key.startswith("fake") else {})}
         arguments = []
         for ask in asks(module.forward):
             if ask.name in forbidden and ask.name not in inputs:
                 if ask.required:
                     raise Missing(forbidden[ask.name])
                 continue
+            scope = Scope(key, inputs)
             try:
-                arguments.append((ask.name, self.key(ask.name, Scope(key, inputs))))
+                arguments.append((ask.name, self.drawn(module.forward, ask.name, scope) or self.key(ask.name, scope)))
             except Missing as missing:
                 if ask.required:
                     raise Missing(f"[{path}] asks for `{ask.name}`: {missing}") from None
@@ -207,6 +247,11 @@ class Wiring:
     def _code(self) -> Definition:
         self._part("encoder")
         return self._network("code", "encoder", {}, {})
+
+    def _fake_code(self) -> Definition:
+        self._part("encoder")
+        self.key("fake", Scope("encoder"))
+        return self._network("fake_code", "encoder", {"x": "fake", "label": "fake_label"}, {})
 
     def _posterior(self) -> Definition:
         self._part("encoder", ", hence no posterior")
@@ -218,8 +263,7 @@ class Wiring:
         return Definition("z", (("source", posterior), ("noise", self._latent_noise("z"))), function=_sample)
 
     def _prior(self) -> Definition:
-        self._prior_object()
-        return Definition("prior", (), "latent", "prior")
+        return Definition("prior", self.arguments(self._prior_method(), Scope("latent")), "latent", "prior")
 
     def _z_prior(self) -> Definition:
         # the batch size of the noise is that of x, so samples of the prior come in the same number
@@ -228,7 +272,8 @@ class Wiring:
 
     def _latent_noise(self, purpose: str) -> str:
         latent = self._part("latent")
-        shape = tuple(getattr(latent, "noise_shape", None) or latent.z_shape)  # type: ignore[arg-type]
+        own = getattr(latent, "prior_noise_shape", None) if purpose == "z_prior" else None
+        shape = tuple(own or getattr(latent, "noise_shape", None) or latent.z_shape)  # type: ignore[arg-type]
         self.noise[f"noise@{purpose}"] = Noise("normal", shape)
         return f"noise@{purpose}"
 
@@ -250,6 +295,10 @@ class Wiring:
             (ask.name, self.key(ask.name, Scope(path))) for ask in asks(module.forward) if ask.name != role and ask.required
         )
         return Definition(key, roles, path, view=True, local=True)
+
+    def _weights(self, key: str, path: str) -> Definition:
+        self._part(path)
+        return Definition(key, (), path, weights=True, local=True)
 
     # -- noise, providers, quantities that components offer --------------------------------------------------------
 
@@ -331,6 +380,9 @@ class Wiring:
         critic = self.recipe.critics[scope.critic]
         if name == "critic":
             return self._critic_view(critic)
+        if name == "critic_weights":
+            key = f"{critic.path}.weights"
+            return self._define(key, partial(self._weights, key, critic.path))
         which = {"real": "real", "fake": f"fake.{scope.fake}", "recon": self._recon_batch(critic)}
         if name.startswith("judged_"):
             return self._judged_whole(critic, which[name.removeprefix("judged_")])
@@ -362,7 +414,8 @@ class Wiring:
             except Missing as missing:
                 where = missing.path or f"{critic.path}.{batch.partition('.')[0]}"
                 raise Missing(f"discriminator '{critic.name}' judges `{quantity}`: {missing}", path=where) from None
-            found[role] = self._augmented(critic, batch, role, key) if role == "x" and critic.augment else key
+            augmented = role == "x" and critic.augment is not None and critic.augment.path in self.parts
+            found[role] = self._augmented(critic, batch, role, key) if augmented else key
         return found
 
     def _augmented(self, critic: Critic, batch: str, role: str, key: str) -> str:
@@ -373,10 +426,7 @@ class Wiring:
 
         def make() -> Definition:
             # each batch has noise of its own; the asker's name is what tells the streams apart
-            arguments = tuple(
-                (ask.name, key if ask.name == role else self.key(ask.name, Scope(name, critic=critic.name)))
-                for ask in asks(function)
-            )
+            arguments = self.arguments(function, Scope(name, critic=critic.name), {role: key})
             if isinstance(part, nn.Module):
                 return Definition(name, arguments, path)
             return Definition(name, arguments, function=part, local=True)
@@ -408,8 +458,9 @@ class Wiring:
             if ask.name in judged:
                 arguments.append((ask.name, judged[ask.name]))
                 continue
+            scope = Scope(critic.path, {**inputs, **critic.inputs})
             try:
-                arguments.append((ask.name, self.key(ask.name, Scope(critic.path, {**inputs, **critic.inputs}))))
+                arguments.append((ask.name, self.drawn(module.forward, ask.name, scope) or self.key(ask.name, scope)))
             except Missing as missing:
                 if ask.required:
                     raise Missing(f"[{critic.path}] asks for `{ask.name}`: {missing}") from None
@@ -442,8 +493,14 @@ def _method(part: nn.Module, name: str) -> Callable[..., Any]:
 
 
 def activate(raw: Tensor, *, kind: str) -> Tensor:
-    """From a decoder's raw values to model space: tanh for images, nothing for real vectors."""
+    """From a decoder's raw values to model space: tanh for images, softmax for tokens, nothing for real vectors."""
+    if kind == "softmax":
+        return raw.softmax(-1)
     return torch.tanh(raw) if kind == "tanh" else raw
+
+
+def _end_to_end(**pieces: Any) -> Any:
+    return joined(list(pieces.values()))
 
 
 def _sample(source: Any, noise: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class Term:
     key: the quantity that holds its value, a scalar.
     reach: the trainable parts of its player that its value depends on.
     trains: part -> how strongly this term's gradient counts there (1, or the recipe's number).
+    balance: labels of the terms that its gradient at the decoder's last layer is scaled to; limit: of that factor.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Term:
     trains: Mapping[str, float]
     weight: Schedule
     every: int
+    balance: tuple[str, ...] = ()
+    limit: float = 1e4
 
     @property
     def label(self) -> str:
@@ -111,8 +114,9 @@ def define_terms(
             reach = _reach(Graph(wiring.definitions), key, side, parts, owner)
             trains = _trained(loss, reach)
             kept = {part: share for part, share in trains.items() if share}
-            terms.append(Term(loss.name, side, key, reach, kept, weight, loss.every))
-    problems += _misrouted(recipe, terms, parts) if not problems else []
+            balance = loss.balance if side == "generator" else ()
+            terms.append(Term(loss.name, side, key, reach, kept, weight, loss.every, balance, loss.balance_limit))
+    problems += _misrouted(recipe, terms, parts) + _unbalanced(recipe, terms) if not problems else []
     return terms, problems
 
 
@@ -184,6 +188,24 @@ def _misrouted(recipe: Recipe, terms: Sequence[Term], parts: Mapping[str, nn.Mod
                     f"remove it (`{path}=false` on the command line), or add a loss that reaches it",
                 )
             )
+    return problems
+
+
+def _unbalanced(recipe: Recipe, terms: Sequence[Term]) -> list[Problem]:
+    """Terms that can't be balanced: both sides must reach the decoder, and none may wait for the other's factor."""
+    problems = []
+    generator = {term.name: term for term in terms if term.side == "generator"}
+    for name, loss in recipe.losses.items():
+        for other in loss.balance:
+            what = ""
+            if any(n not in generator or "decoder" not in generator[n].trains for n in (name, other)):
+                n = next(n for n in (name, other) if n not in generator or "decoder" not in generator[n].trains)
+                what = f"`balance` compares gradients at the decoder's last layer, but loss '{n}' does not train the decoder"
+            elif recipe.losses[other].balance:
+                what = f"it is balanced against '{other}', which is balanced itself"
+            if what:
+                path = f"{loss.path}.balance"
+                problems.append(Problem(what, recipe.where(path), path, "name losses that train the decoder as they are"))
     return problems
 
 

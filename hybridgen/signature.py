@@ -21,7 +21,8 @@ from hybridgen.errors import PluginError
 from hybridgen.names import FACTS
 
 RESERVED: Final = (
-    "use", "weight", "discriminator_weight", "trains", "discriminator", "every", "inputs", "real", "fake", "augment"
+    "use", "weight", "discriminator_weight", "trains", "discriminator", "every", "balance", "balance_limit",
+    "inputs", "real", "fake", "augment", "hold",
 )  # fmt: skip
 """Keys of a recipe's tables that belong to hybridgen, so that no component may have an option of that name."""
 

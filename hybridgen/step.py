@@ -7,7 +7,6 @@ term in routing.py. Nothing here waits for the device: values stay tensors until
 
 from __future__ import annotations
 
-import dataclasses
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +17,15 @@ import torch._functorch.config
 from torch import Tensor
 
 from hybridgen import randomness
-from hybridgen.graph import Env, like
+from hybridgen.graph import Env, joined
 from hybridgen.model import Model
-from hybridgen.optim import Average, averaged_copy, clip, gradient_norm, optimiser, set_learning_rate
+from hybridgen.optim import Average, averaged_copy, clip, gradient_norm, limit_weights, optimiser, set_learning_rate
 from hybridgen.phases import Phase, PhaseFunction, Plan, Result, functions, inputs, without_history
 from hybridgen.precision import Choices
 from hybridgen.routing import Term
 
 Batch = Mapping[str, Tensor]
+BALANCE_EPSILON = 1e-6
 
 
 def train_step(state: Training, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
@@ -36,6 +36,7 @@ def train_step(state: Training, batches: Sequence[Batch], step: int) -> dict[str
     """
     plan, phase, weights = state.variant(step)
     values: dict[str, Tensor] = {}
+    held: dict[str, Tensor] = {}
     for update, batch in enumerate(batches):
         last = update == len(batches) - 1
         micro_batches = state.leaves(plan, batch, step, update)
@@ -56,7 +57,8 @@ def train_step(state: Training, batches: Sequence[Batch], step: int) -> dict[str
                 result = phase["critic"](env, weights)
                 state.backward(plan.critic, result, share)
                 kept.append(result)
-            values |= state.apply("discriminator", plan, kept, [], step)
+            held = holding(plan, kept)
+            values |= state.apply("discriminator", plan, kept, [], held, step)
         if not last:
             continue
         kept, early = [], []
@@ -71,10 +73,12 @@ def train_step(state: Training, batches: Sequence[Batch], step: int) -> dict[str
                 made_by = plan.generator
             state.backward(made_by, result, share)
             kept.append(result)
+        if plan.critic is None:
+            held = holding(plan, kept)
         if plan.critic is None and any(group.player == "discriminator" for group in plan.generate.groups):
-            values |= state.apply("discriminator", plan, kept, early, step)  # simultaneous: both from one evaluation
+            values |= state.apply("discriminator", plan, kept, early, held, step)  # simultaneous: both from one evaluation
         if any(group.player == "generator" for group in (plan.generator or plan.generate).groups):
-            values |= state.apply("generator", plan, kept, early, step)
+            values |= state.apply("generator", plan, kept, early, held, step)
     return values
 
 
@@ -95,7 +99,14 @@ class Training:
         self.parameters = {player: model.parameters(player) for player in ("generator", "discriminator")}
         self.optim = recipe.optim
         self.optimisers = {
-            player: optimiser(recipe.optim[player], parameters) for player, parameters in self.parameters.items() if parameters
+            player: optimiser(recipe.optim[player], parameters)
+            for player in self.parameters
+            if (parameters := [p for path in self._paths(player) if path not in model.holds for p in self._trainable(path)])
+        }
+        self.held_optimisers = {  # a part that may be held back has an optimiser of its own, for that can be skipped
+            path: optimiser(recipe.optim[model.owner[path]], parameters)
+            for path in model.holds
+            if (parameters := self._trainable(path))
         }
         self.averaged = averaged_copy(model.parts)
         side = {path: module for path, module in model.parts.items() if model.owner[path] == "generator"}
@@ -106,6 +117,12 @@ class Training:
         self.statistics = {p: [b.clone() for b in m.buffers()] for p, m in model.parts.items()} if skips else {}
         self.labels = [term.label for term in model.terms]
         self.variants: dict[tuple[str, ...], tuple[Plan, dict[str, PhaseFunction]]] = {}
+
+    def _paths(self, player: str) -> list[str]:
+        return [path for path in self.model.parts if self.model.owner[path] == player]
+
+    def _trainable(self, path: str) -> list[Tensor]:
+        return [p for p in self.model.parts[path].parameters() if p.requires_grad]
 
     # -- what is active in a step ------------------------------------------------------------------------------------
 
@@ -162,36 +179,75 @@ class Training:
 
     def backward(self, phase: Phase, result: Result, share: float) -> None:
         """Each group's sum into the gradients of its parts and of nothing else."""
-        for index, (group, total) in enumerate(zip(phase.groups, result.totals, strict=True)):
-            moved = [p for path in group.parts for p in self.model.parts[path].parameters() if p.requires_grad]
+        factors = self._balanced(result)
+        for index, (group, total, apart) in enumerate(zip(phase.groups, result.totals, result.apart, strict=True)):
+            for label, term in apart.items():
+                total = total + factors.get(label, 1.0) * term
+            moved = [p for path in group.parts for p in self._trainable(path)]
             more = index < len(phase.groups) - 1
             torch.autograd.backward(total * share if share != 1.0 else total, inputs=moved, retain_graph=more)
 
+    def _balanced(self, result: Result) -> dict[str, Tensor]:
+        """The factor of each balanced term: |gradient of what it is compared to| / |its own|, at the decoder's last layer.
+
+        Source: Esser et al. 2020 (arXiv:2012.09841), equation 7.
+        """
+        factors = {}
+        for label, (term, others) in result.compared.items():
+            last = last_weight(self.model.parts["decoder"])
+            own, other = (torch.autograd.grad(value, last, retain_graph=True)[0].norm() for value in (term, others))
+            limit = next(t.limit for t in self.model.terms if t.label == label)
+            factors[label] = (other / (own + BALANCE_EPSILON)).clamp(max=limit)
+            result.values[f"state.loss.{label}.balance"] = factors[label]
+        return factors
+
     def apply(
-        self, player: str, plan: Plan, results: Sequence[Result], early: Sequence[Result], step: int
+        self,
+        player: str,
+        plan: Plan,
+        results: Sequence[Result],
+        early: Sequence[Result],
+        held: Mapping[str, Tensor],
+        step: int,
     ) -> dict[str, Tensor]:
-        """The optimiser's step of one player, skipped on the device where a value is not finite; then what follows it.
+        """The optimisers' step of one player, skipped on the device where a value is not finite or a part is held back;
+        then what follows it.
 
         Returns the results' values (averaged over micro-batches), the sum descended and the gradient's norm.
         """
         spec, parameters = self.optim[player], self.parameters[player]
         values = mean_of([_of(player, r.values) for r in results])
-        if player not in self.optimisers:  # a critic without parameters: it only judges
+        if not parameters:  # a critic without parameters: it only judges
             return values
         norm = gradient_norm(parameters)
         skipped = self._latch(player, values, norm, step)
         clip(spec, parameters, norm)
-        optim = self.optimisers[player]
-        set_learning_rate(optim, spec.lr.at(step, self.train.steps))
-        optim.found_inf = skipped  # type: ignore[attr-defined]
-        optim.step()
-        optim.zero_grad(set_to_none=True)
+        for path, optim in self._optimisers_of(player):
+            set_learning_rate(optim, spec.lr.at(step, self.train.steps))
+            optim.found_inf = torch.maximum(skipped, held[path]) if path in held else skipped  # type: ignore[attr-defined]
+            optim.step()
+            optim.zero_grad(set_to_none=True)
+        limit_weights(spec, parameters)
         self._restore_statistics(player, skipped)
         self._update_states(player, plan, results, early, skipped)
         self._remember_statistics(player)
         if player == "generator" and self.average is not None:
             self.average.update(step, skipped)
-        return values | {f"grad_norm.{player}": norm}
+        return values | self._reported(player, held) | {f"grad_norm.{player}": norm}
+
+    def _optimisers_of(self, player: str) -> list[tuple[str, torch.optim.Optimizer]]:
+        """The optimisers of one player: that of the parts nothing holds back, and those of the others with their paths."""
+        shared = [(player, self.optimisers[player])] if player in self.optimisers else []
+        return [*shared, *(pair for pair in self.held_optimisers.items() if self.model.owner[pair[0]] == player)]
+
+    def _reported(self, player: str, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The scalar buffers that a player's parts want in every row, and how often a part was held back."""
+        found = {f"state.{path}.held": value for path, value in held.items() if self.model.owner[path] == player}
+        for path in self._paths(player):
+            module = self.model.parts[path]
+            for name in getattr(module, "reports", ()):
+                found[f"state.{path}.{name}"] = module.get_buffer(name).detach().clone()
+        return found
 
     def _latch(self, player: str, values: Mapping[str, Tensor], norm: Tensor, step: int) -> Tensor:
         """1.0 where this update must be skipped; remembers the first step and term that were not finite."""
@@ -258,11 +314,13 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """All but the weights and their average: what `load_state_dict` needs to go on bit for bit."""
-        return {"optimisers": {player: optim.state_dict() for player, optim in self.optimisers.items()}}
+        every = {**self.optimisers, **self.held_optimisers}
+        return {"optimisers": {name: optim.state_dict() for name, optim in every.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for player, optim in self.optimisers.items():
-            optim.load_state_dict(state["optimisers"][player])
+        for name, optim in {**self.optimisers, **self.held_optimisers}.items():
+            optim.load_state_dict(state["optimisers"][name])
+        for player in self.parameters:
             self._remember_statistics(player)
 
     @torch.no_grad()
@@ -306,21 +364,21 @@ def _of(player: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if mine(name)}
 
 
+def holding(plan: Plan, results: Sequence[Result]) -> dict[str, Tensor]:
+    """Part -> 1.0 where a quantity holds its update back; any micro-batch or generated batch suffices."""
+    found = {}
+    for part, keys in plan.holds.items():
+        signals = torch.stack([result.kept[key].detach().float() for key in keys for result in results])
+        found[part] = (signals > 0).any().float()
+    return found
+
+
+def last_weight(module: torch.nn.Module) -> Tensor:
+    """The weight of a network's last layer: the last parameter that is a matrix or more, in the order of definition."""
+    return [p for p in module.parameters() if p.ndim >= 2][-1]
+
+
 def mean_of(values: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     if len(values) == 1:
         return dict(values[0])
     return {name: torch.stack([v[name] for v in values]).mean() for name in values[0]}
-
-
-def joined(pieces: Sequence[Any]) -> Any:
-    """A quantity of the joint batch from its micro-batches: laid end to end; scalars averaged."""
-    if len(pieces) == 1:
-        return pieces[0]
-    if isinstance(pieces[0], Tensor):
-        return torch.cat(list(pieces)) if pieces[0].ndim else torch.stack(list(pieces)).mean()
-    if isinstance(pieces[0], (tuple, list)):
-        return like(pieces[0], [joined(column) for column in zip(*pieces, strict=True)])
-    if not dataclasses.is_dataclass(pieces[0]) or isinstance(pieces[0], type):
-        return pieces[0]
-    fields = {f.name: joined([getattr(p, f.name) for p in pieces]) for f in dataclasses.fields(pieces[0])}
-    return dataclasses.replace(pieces[0], **fields)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from hybridgen import hookimpl
 from hybridgen.data import SampleSpec
+from hybridgen.graph import Graph
 from hybridgen.model import Model
 from hybridgen.precision import Choices
+from hybridgen.routing import Term
 from hybridgen.step import Training, train_step
 
 RECIPES = ("ae-digits", "vae-digits", "gan-digits", "vagan-digits", "gan-ring", "vagan-images")
@@ -30,7 +34,10 @@ EAGER = Choices("cpu", "fp32", False, ())
 def batch(size: int = 8, seed: int = 0, spec: SampleSpec = SPEC) -> dict[str, Tensor]:
     """A batch of noise shaped like data, with labels where the data has them."""
     generator = torch.Generator().manual_seed(seed)
-    made = {"x": torch.rand(size, *spec.shape, generator=generator) * 2 - 1}
+    if spec.kind == "tokens":
+        made = spec.batch(torch.randint(0, spec.shape[1], (size, spec.shape[0]), generator=generator))
+    else:
+        made = {"x": torch.rand(size, *spec.shape, generator=generator) * 2 - 1}
     if spec.classes:
         made["label"] = torch.randint(0, len(spec.classes), (size,), generator=generator)
     return made
@@ -58,16 +65,53 @@ def close(a: dict[str, Tensor], b: dict[str, Tensor], **tolerance: float) -> Non
         torch.testing.assert_close(a[name], b[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
 
 
-class R1(nn.Module):
-    """Mean squared gradient norm of the critic at real samples, half of it (Mescheder et al. 2018)."""
+def captured(state: Training, step: int = 1, size: int = 8) -> dict[str, Tensor]:
+    """The gradients that one step leaves for the optimisers, by parameter; nothing is moved."""
+    found: dict[str, Tensor] = {}
 
-    def __init__(self, *, gamma: float = 1.0) -> None:
-        super().__init__()
-        self.gamma = gamma
+    def apply(player: str, *_: Any) -> dict[str, Tensor]:
+        for path, module in state.model.parts.items():
+            for name, parameter in module.named_parameters():
+                if parameter.grad is not None:
+                    assert state.model.owner[path] == player, f"{path} got a gradient in the {player}'s update"
+                    found[f"{path}/{name}"] = parameter.grad.clone()
+                    parameter.grad = None
+        return {}
 
-    def discriminator(self, critic: Any, judged_real: Tensor) -> Tensor:
-        gradient = torch.func.grad(lambda x: critic(x).sum())(judged_real)
-        return 0.5 * self.gamma * gradient.flatten(1).square().sum(1).mean()
+    state.apply = apply  # type: ignore[method-assign]
+    train_step(state, [batch(size, spec=state.model.spec)], step)
+    return found
+
+
+def isolated(state: Training, term: Term, step: int = 1, size: int = 8) -> dict[str, Tensor]:
+    """The gradient of one term alone with respect to every parameter, by a second, naive evaluation of the graph."""
+    model = state.model
+    plan = state.planner.plan(model.terms)
+    env = dict(state.leaves(plan, batch(size, spec=model.spec), step, 0)[0])
+    for definition in Graph(model.wiring.definitions).order([term.key]):
+        arguments = {name: env[key] for name, key in definition.arguments}
+        if definition.weights:
+            env[definition.key] = dict(model.parts[definition.part].named_parameters())
+        elif definition.view:
+            env[definition.key] = partial(_called, model.parts[definition.part], arguments)
+        elif definition.part:
+            env[definition.key] = getattr(model.parts[definition.part], definition.method)(**arguments)
+        else:
+            assert definition.function is not None
+            env[definition.key] = definition.function(**arguments)
+    named = {f"{p}/{k}": v for p, m in model.parts.items() for k, v in m.named_parameters()}
+    gradients = torch.autograd.grad(env[term.key], list(named.values()), allow_unused=True)
+    return {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
+
+
+def _called(module: nn.Module, others: dict[str, Any], *positional: Any, **named: Any) -> Any:
+    """What a callable quantity gives: a part at points of the caller's, a critic's logits alone; statistics stay."""
+    result = functional_call(module, _buffers(module), positional, {**others, **named})
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in module.named_buffers()}
 
 
 class BatchNormCritic(nn.Module):
@@ -109,14 +153,6 @@ class Conditional(nn.Module):
     def forward(self, z: Tensor, label: Tensor) -> Tensor:
         one_hot = torch.nn.functional.one_hot(label, self.classes).float()
         return self.body(torch.cat([z, one_hot], 1)).unflatten(1, self.shape)
-
-
-class FeatureMatching(nn.Module):
-    """Squared distance of the critic's features on reconstructions and on data (Larsen et al. 2015)."""
-
-    def forward(self, real_features: list[Tensor], recon_features: list[Tensor]) -> Tensor:
-        pairs = zip(real_features, recon_features, strict=True)
-        return sum((a.detach() - b).square().flatten(1).sum(1).mean() for a, b in pairs)
 
 
 class Push(nn.Module):
@@ -185,8 +221,8 @@ def between(judged_real: Tensor, judged_fake: Tensor, uniform: Tensor) -> Tensor
     return judged_real + t * (judged_fake - judged_real)
 
 
-class GradientPenalty(nn.Module):
-    """(|gradient of the critic between| - 1)^2 (Gulrajani et al. 2017)."""
+class PenaltyBetween(nn.Module):
+    """(|gradient of the critic between| - 1)^2 (Gulrajani et al. 2017), at a point that a provider gives."""
 
     def discriminator(self, critic: Any, between: Tensor) -> Tensor:
         gradient = torch.func.grad(lambda x: critic(x).sum())(between)
@@ -209,9 +245,7 @@ class Events:
 
 @hookimpl
 def register_components(register: Any) -> None:
-    register.loss("r1", R1)
-    register.loss("gradient-penalty", GradientPenalty)
-    register.loss("feature-matching", FeatureMatching)
+    register.loss("penalty-between", PenaltyBetween)
     register.loss("push", Push)
     register.loss("both-sides", BothSides)
     register.loss("poison", Poison)
@@ -262,7 +296,7 @@ VAGAN = VAE + CRITIC.replace("{fake}", '["recon", "fake"]')
 LARSEN = (
     VAE
     + CRITIC.replace("{fake}", '["recon", "fake"]').replace("weight = 0.5", 'trains = ["decoder"]')
-    + '[loss.features]\nuse = "feature-matching"\ntrains = { encoder = 1.0, decoder = 1e-3 }\n'
+    + '[loss.features]\nuse = "feature-reconstruction"\ntrains = { encoder = 1.0, decoder = 1e-3 }\n'
 )
 LARSEN = LARSEN.replace('[loss.kl]\nuse = "kl"', '[loss.kl]\nuse = "kl"\ntrains = ["encoder"]').replace(
     '[loss.reconstruction]\nuse = "reconstruction"\n', ""

@@ -8,53 +8,29 @@ from typing import Any
 
 import pytest
 import torch
-from common import AE, EAGER, FAMILIES, GAN, LABELLED, LARSEN, POINTS, SPEC, VAE, VAGAN, batch, parameters
+from common import (
+    AE,
+    EAGER,
+    FAMILIES,
+    GAN,
+    LABELLED,
+    LARSEN,
+    POINTS,
+    SPEC,
+    VAE,
+    VAGAN,
+    batch,
+    captured,
+    isolated,
+    parameters,
+)
 from torch import Tensor
 
 from hybridgen.errors import RecipeError
-from hybridgen.graph import Graph
 from hybridgen.model import build
 from hybridgen.recipe import load_recipe
-from hybridgen.routing import Term, groups
+from hybridgen.routing import groups
 from hybridgen.step import Training, train_step
-
-
-def captured(state: Training, step: int = 1, size: int = 8) -> dict[str, Tensor]:
-    """The gradients that one step leaves for the optimisers, by parameter; nothing is moved."""
-    found: dict[str, Tensor] = {}
-
-    def apply(player: str, *_: Any) -> dict[str, Tensor]:
-        for path, module in state.model.parts.items():
-            for name, parameter in module.named_parameters():
-                if parameter.grad is not None:
-                    assert state.model.owner[path] == player, f"{path} got a gradient in the {player}'s update"
-                    found[f"{path}/{name}"] = parameter.grad.clone()
-                    parameter.grad = None
-        return {}
-
-    state.apply = apply  # type: ignore[method-assign]
-    train_step(state, [batch(size)], step)
-    return found
-
-
-def isolated(state: Training, term: Term, step: int = 1, size: int = 8) -> dict[str, Tensor]:
-    """The gradient of one term alone with respect to every parameter, by a second, naive evaluation of the graph."""
-    model = state.model
-    plan = state.planner.plan(model.terms)
-    env = dict(state.leaves(plan, batch(size), step, 0)[0])
-    for definition in Graph(model.wiring.definitions).order([term.key]):
-        arguments = {name: env[key] for name, key in definition.arguments}
-        if definition.view:
-            module = model.parts[definition.part]
-            env[definition.key] = lambda *a, m=module, k=arguments: m(*a, **k)[0]
-        elif definition.part:
-            env[definition.key] = getattr(model.parts[definition.part], definition.method)(**arguments)
-        else:
-            assert definition.function is not None
-            env[definition.key] = definition.function(**arguments)
-    named = {f"{p}/{k}": v for p, m in model.parts.items() for k, v in m.named_parameters()}
-    gradients = torch.autograd.grad(env[term.key], list(named.values()), allow_unused=True)
-    return {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

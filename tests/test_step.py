@@ -255,7 +255,7 @@ def test_r1_through_the_callable_critic_is_the_double_backward(training: Callabl
 
 
 def test_a_gradient_penalty_between_samples_leaves_the_generator_alone(training: Callable[..., Training]) -> None:
-    text = GAN + '[quantity.between]\nuse = "between"\n[loss.penalty]\nuse = "gradient-penalty"\nweight = 1.0\n'
+    text = GAN + '[quantity.between]\nuse = "between"\n[loss.penalty]\nuse = "penalty-between"\nweight = 1.0\n'
     state = training(text, "loss.adversarial.weight=0", *SGD)
     before = parameters(state.model)
     values = train_step(state, [batch()], 1)
@@ -437,7 +437,7 @@ def test_a_state_that_needs_the_critic_moves_while_its_term_is_off(tmp_path: Any
 
     extra = {"fixtures": FIXTURES, "mine": SimpleNamespace(register_components=register_components)}
     path = tmp_path / "m.toml"
-    text = VAGAN.replace('use = "adversarial"\nweight = 0.5', 'use = "lecam"\nweight = { to = 1.0, start = 3 }')
+    text = VAGAN.replace('use = "adversarial"\nweight = 0.5', 'use = "mine:lecam"\nweight = { to = 1.0, start = 3 }')
     path.write_text(text + "[train]\nsteps = 10\nema = 0.5\n")
     state = Training(build(load_recipe(path, registry=load_registry(extra=extra)), SPEC), EAGER)
     for step in range(1, 6):

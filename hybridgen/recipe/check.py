@@ -237,8 +237,20 @@ class _Checker:
         if table is None:
             return None
         inputs = self._inputs(path, table)
-        found = self._options(kind, path, table, ("inputs",))
-        return None if found is None else Part(path, *found, inputs)
+        hold, own = None, ["inputs"]
+        if kind != "provider" and kind != "reporter":
+            hold, own = self._hold(path, table), ["inputs", "hold"]
+        found = self._options(kind, path, table, own)
+        return None if found is None else Part(path, *found, inputs, hold=hold)
+
+    def _hold(self, path: str, table: Mapping[str, Any]) -> str | None:
+        value = plain(table.get("hold"))
+        if value is not None and not isinstance(value, str):
+            self._problem(f"{path}.hold", f"expected a quantity's name, got {shown(value)}", 'write hold = "critic_ahead"')
+            return None
+        if value:
+            self._keep(f"{path}.hold", value)
+        return value or None
 
     def _inputs(self, path: str, table: Mapping[str, Any]) -> dict[str, str]:
         value = plain(table.get("inputs", {}))
@@ -282,10 +294,11 @@ class _Checker:
                     self._problem(
                         f"{path}.fake", f"a generated sample has the roles {roles(judged)}, the real one {roles(real)}"
                     )
-        found = self._options("discriminator", path, table, ("inputs", "real", "fake", "augment"))
+        hold = self._hold(path, table)
+        found = self._options("discriminator", path, table, ("inputs", "real", "fake", "augment", "hold"))
         if found is None:
             return None
-        return Critic(path, *found, inputs, real or {}, tuple(f for f in fakes if f), augment)
+        return Critic(path, *found, inputs, real or {}, tuple(f for f in fakes if f), augment, hold=hold)
 
     def _judged(self, path: str, value: Any) -> dict[str, str] | None:
         value = plain(value)
@@ -322,7 +335,12 @@ class _Checker:
         found = self._options("loss", path, table, ("inputs", "weight", "discriminator_weight", "trains", *own.options))
         if found is None or weight is None or other is None or set(core) != set(own.options):
             return None
-        return Loss(path, *found, inputs, weight, other, trains, core["discriminator"], core["every"])
+        for other_loss in core["balance"]:
+            if other_loss == name or other_loss not in (self.merged.tree.get("loss") or {}):
+                others = [n for n in self.merged.tree["loss"] if n != name]
+                what = "itself" if other_loss == name else f"'{other_loss}', which is no loss"
+                self._problem(f"{path}.balance", f"it is balanced against {what}", guess(other_loss, others))
+        return Loss(path, *found, inputs, weight, other, trains, **core)
 
     def _metric(self, name: str, critics: Mapping[str, Critic]) -> Metric | None:
         path = f"metric.{name}"

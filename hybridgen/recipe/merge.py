@@ -22,7 +22,7 @@ from hybridgen.signature import RESERVED
 SINGLE = ("encoder", "decoder", "latent", "data")
 KEYED = ("discriminator", "loss", "quantity", "metric", "reporter")
 SURVIVES = frozenset(RESERVED) | {"batch_size", "validation", "split_seed", "flip"}
-ATOMIC = frozenset({"weight", "discriminator_weight", "lr", "trains", "inputs", "real", "fake", "augment"})
+ATOMIC = frozenset({"weight", "discriminator_weight", "lr", "trains", "inputs", "real", "fake", "augment", "balance"})
 COMMAND_LINE = Origin("command line")
 
 

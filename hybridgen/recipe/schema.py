@@ -21,6 +21,7 @@ from hybridgen.signature import REQUIRED, Option, constructor
 Schema = dict[str, Any]
 
 NAMES: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
+HOLD: Schema = {"type": "string", "description": "a quantity that leaves this part's update out where it is above 0"}
 SAMPLE: Schema = {"anyOf": [{"type": "string"}, NAMES]}
 SHARES: Schema = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "object"}]}
 SCHEDULE: Schema = {"anyOf": [{"type": "number"}, {"$ref": "#/$defs/schedule"}]}
@@ -34,9 +35,11 @@ def json_schema(registry: Registry) -> Schema:
         "real": SAMPLE,
         "fake": {"anyOf": [SAMPLE, {"type": "array", "items": SAMPLE}]},
         "augment": providers,
+        "hold": HOLD,
     }
     weights = {"weight": SCHEDULE, "discriminator_weight": SCHEDULE, "trains": SHARES}
-    single = {kind: _components(registry, kind, {"inputs": NAMES}) for kind in ("encoder", "decoder", "latent")}
+    own = {"inputs": NAMES, "hold": HOLD}
+    single = {kind: _components(registry, kind, own) for kind in ("encoder", "decoder", "latent")}
     optim = {**_core(tables.optim), "lr": SCHEDULE}
     player = _table(optim)
     critics = _components(registry, "discriminator", critic)

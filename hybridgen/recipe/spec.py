@@ -24,12 +24,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class Part:
-    """A component in its place, with validated options; `inputs` rebinds what it asks for to other quantities."""
+    """A component in its place, with validated options; `inputs` rebinds what it asks for to other quantities.
+
+    hold: a scalar quantity that leaves this part's update out where it is above 0.
+    """
 
     path: str
     component: Component
     options: Mapping[str, Any]
     inputs: Mapping[str, str]
+    hold: str | None = field(default=None, kw_only=True)
 
     @property
     def name(self) -> str:
@@ -53,6 +57,8 @@ class Loss(Part):
     trains: Mapping[str, float] | None
     discriminator: str | None
     every: int
+    balance: tuple[str, ...] = ()
+    balance_limit: float = 1e4
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Optim:
     weight_decay: float
     clip_norm: float | None
     clip_value: float | None
+    clip_weights: float | None
 
 
 @dataclass(frozen=True)

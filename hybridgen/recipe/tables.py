@@ -29,6 +29,9 @@ def optim(
     weight_decay: Annotated[float, Field(ge=0)] = 0.0,
     clip_norm: Annotated[float | None, Field(gt=0, description="largest norm of a player's gradient")] = None,
     clip_value: Annotated[float | None, Field(gt=0, description="largest entry of a gradient")] = None,
+    clip_weights: Annotated[
+        float | None, Field(gt=0, description="largest entry of a weight after each update; the first WGAN's constraint: 0.01")
+    ] = None,
 ) -> None:
     """One player's optimiser; its learning rate `lr` is a schedule."""
 
@@ -87,6 +90,11 @@ def loss(
     *,
     discriminator: Annotated[str | None, Field(description="which discriminator it speaks of, where there are several")] = None,
     every: Annotated[int, Field(ge=1, description="join every k-th update, k times as strong")] = 1,
+    balance: Annotated[
+        tuple[str, ...],
+        Field(description="losses that its gradient at the decoder's last layer is scaled to, before `weight` counts (VQGAN)"),
+    ] = (),
+    balance_limit: Annotated[float, Field(gt=0, description="largest factor that `balance` may give")] = 1e4,
 ) -> None:
     """What every loss has, beside `weight`, `discriminator_weight` and `trains`."""
 

@@ -27,7 +27,8 @@ STATUS = {
 def report(state: State, folder: Path | None, width: int, height: int, step: int | None = None) -> RenderableType:
     """The whole report for a console of `width` x `height`; what does not fit is left out from the least important."""
     header = header_lines(state, width)
-    terms, balance, health = term_table(state, width), balance_lines(state, width), health_lines(state)
+    terms, health = term_table(state, width), health_lines(state)
+    balance = [*balance_lines(state, width), *state_lines(state)]
     notes = [Text(f"  {note}", style="dim", overflow="fold") for note in state.header.get("notes", [])]
     evaluations = evaluation_table(state, width, rows=3)
     blocks: list[RenderableType] = [*header, progress_line(state, width, step), Text("")]
@@ -138,6 +139,17 @@ def balance_lines(state: State, width: int) -> list[Text]:
         mean = sum(both) / len(both) if both else 0.5
         words = ((0.95, "critic winning"), (0.6, "critic ahead"), (0.4, "even"))
         line.append(next((word for bound, word in words if mean > bound), "critic misled"), style="dim")
+        lines.append(line)
+    return lines
+
+
+def state_lines(state: State) -> list[Text]:
+    """What parts tell of their own state (a codebook's perplexity, an augmentation's probability): one line a part."""
+    lines = []
+    for part, values in state.states().items():
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"{part.replace('discriminator.main', 'discriminator')} ", style="dim")
+        line.append("  ".join(f"{name} {number(value)}" for name, value in values.items()))
         lines.append(line)
     return lines
 

@@ -92,9 +92,22 @@ class State:
             )
         for player in ("generator", "discriminator"):
             own = [t for t in found if t.side == player and t.value is not None and t.weight]
-            whole = sum(abs((t.value or 0.0) * (t.weight or 0.0)) for t in own)
-            for term in own:
-                term.share = abs((term.value or 0.0) * (term.weight or 0.0)) / whole if whole else None
+            counted = [abs((t.value or 0.0) * (t.weight or 0.0) * self._factor(t.name)) for t in own]
+            for term, count in zip(own, counted, strict=True):
+                term.share = count / sum(counted) if sum(counted) else None
+        return found
+
+    def _factor(self, label: str) -> float:
+        """What `balance` scales a term by, beside its weight."""
+        return self.values.get(f"state.loss.{label}.balance", 1.0)
+
+    def states(self) -> dict[str, dict[str, float]]:
+        """Part -> what it tells of its own state, by name."""
+        found: dict[str, dict[str, float]] = {}
+        for key, value in self.values.items():
+            if key.startswith("state."):
+                part, _, name = key.removeprefix("state.").rpartition(".")
+                found.setdefault(part, {})[name] = value
         return found
 
     def critics(self) -> dict[str, tuple[float | None, float | None]]:

@@ -203,7 +203,9 @@ def test_ls_has_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
         assert name in out
     for what in ("losses", "data", "encoders", "recipes", "plugins"):
         assert run(capsys, "ls", what)[0] == 0
-    assert json.loads(run(capsys, "ls", "losses", "--json")[1])["loss components"][0]["name"] == "adversarial"
+    names = [row["name"] for row in json.loads(run(capsys, "ls", "losses", "--json")[1])["loss components"]]
+    assert names == sorted(names)
+    assert {"adversarial", "kl", "reconstruction"} <= set(names)
 
 
 def test_check_finds_what_does_not_fit_before_data_is_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def test_every_problem_at_once_with_line_expectation_and_suggestion(recipe: Load
         ("test.toml:4", "data.batch_size", ">= 1"),
         ("test.toml:7", "encoder.widht", "did you mean `width`? (int, >= 1, default 32) [plugin nets]"),
         ("test.toml:9", "decoder.use", "did you mean 'conv'?"),
-        ("test.toml:12", "latent.dim", "expected int, >= 1, default 16 (number of latent values) [plugin latents]"),
+        ("test.toml:12", "latent.dim", "expected int, >= 1, default 16 (number of latent values"),
         ("test.toml:15", "loss.kl.weight", "did you mean `over`?"),
         ("test.toml:16", "optimizer", "did you mean `optim`?"),
     ]

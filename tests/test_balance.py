@@ -1,0 +1,252 @@
+"""What balances the players: adaptive weights, parts that are held back, clipped weights, and state told in every row."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from common import AE, EAGER, FIXTURES, GAN, SGD, SPEC, VAE, VAGAN, batch, close, parameters
+from torch import Tensor, nn
+
+from hybridgen import hookimpl
+from hybridgen.errors import RecipeError
+from hybridgen.model import build
+from hybridgen.recipe import load_recipe
+from hybridgen.registry import load_registry
+from hybridgen.step import Training, compiled, last_weight, train_step
+
+
+class Late(nn.Module):
+    """1 up to a step: what holds a part back until then."""
+
+    def __init__(self, *, until: int = 2) -> None:
+        super().__init__()
+        self.until = until
+
+    def forward(self, step: Tensor) -> Tensor:
+        return (step <= self.until).float()
+
+
+def confident(fake_logits: Tensor) -> Tensor:
+    """1 where the critic gives every sample of a generated batch a negative logit."""
+    return (fake_logits.max() < 0).float()
+
+
+class Telling(nn.Module):
+    """A loss that reports how often it was updated, and what it saw of all generated batches."""
+
+    reports = ("seen", "count")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("count", torch.zeros(()))
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        return 0.1 * (fake_logits.mean() - real_logits.mean())
+
+    def update(self, real_logits: Tensor, fake_logits: Tensor) -> None:
+        self.seen.fill_(fake_logits.shape[0] / real_logits.shape[0])
+        self.count += 1
+
+
+class Silent(nn.Module):
+    """A loss that reports what it doesn't have."""
+
+    reports = ("nothing",)
+
+    def forward(self, recon: Tensor) -> Tensor:
+        return recon.mean()
+
+
+@hookimpl
+def register_components(register: Any) -> None:
+    register.provider("late", Late)
+    register.provider("confident", confident)
+    register.loss("telling", Telling)
+    register.loss("silent", Silent)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Training]:
+    mine = SimpleNamespace(register_components=register_components)
+    registry = load_registry(extra={"fixtures": FIXTURES, "mine": mine})
+
+    def made(text: str, *overrides: str) -> Training:
+        path = tmp_path / "test.toml"
+        path.write_text(text, encoding="utf-8")
+        return Training(build(load_recipe(path, overrides, registry=registry), SPEC), EAGER)
+
+    return made
+
+
+# -- an adaptive weight ------------------------------------------------------------------------------------------------
+
+BALANCED = VAGAN.replace("weight = 0.5", 'weight = 0.5\nbalance = ["reconstruction"]')
+
+
+def test_a_balanced_term_is_scaled_to_the_gradient_of_the_others_at_the_last_layer(make: Callable[..., Training]) -> None:
+    """Esser et al. 2020, equation 7: the factor, times the recipe's weight; written out with autograd.grad."""
+    state = make(BALANCED, *SGD, "optim.discriminator.lr=0.0", "loss.reconstruction.weight=3.0")
+    model = state.model
+    data = batch()
+    leaves = state.leaves(state.planner.plan(model.terms), data, 1, 0)[0]
+    posterior = model.parts["latent"].posterior(model.parts["encoder"](data["x"]))
+    both = [posterior.sample(leaves["noise@z"]), leaves["noise@z_prior"]]
+    raw = [model.parts["decoder"](z) for z in both]
+    reconstruction = 3.0 * model.parts["loss.reconstruction"](data["x"], raw[0].tanh(), raw[0])
+    judged = [model.parts["discriminator.main"](r.tanh())[0] for r in raw]
+    adversarial = sum(torch.nn.functional.softplus(-logits).mean() for logits in judged) / 2
+    last = model.parts["decoder"].to_raw.weight
+    assert last is last_weight(model.parts["decoder"])
+    norms = [torch.autograd.grad(v, last, retain_graph=True)[0].norm() for v in (reconstruction, adversarial)]
+    factor = norms[0] / (norms[1] + 1e-6)
+    kl = posterior.kl(model.parts["latent"].prior()).mean()
+    total = reconstruction + kl + 0.5 * factor.detach() * adversarial
+    expected = torch.autograd.grad(total, list(model.parts["decoder"].parameters()))
+    before = parameters(model)
+    values = train_step(state, [data], 1)
+    torch.testing.assert_close(values["state.loss.adversarial.balance"], factor.detach(), rtol=1e-4, atol=0)
+    for (name, value), slope in zip(model.parts["decoder"].named_parameters(), expected, strict=True):
+        torch.testing.assert_close(before[f"decoder/{name}"] - value.detach(), 0.1 * slope, rtol=1e-3, atol=1e-6)
+
+
+def test_without_balance_nothing_is_scaled_and_the_factor_is_limited(make: Callable[..., Training]) -> None:
+    assert not any("balance" in name for name in train_step(make(VAGAN), [batch()], 1))
+    values = train_step(make(BALANCED, "loss.adversarial.balance_limit=0.25"), [batch()], 1)
+    assert float(values["state.loss.adversarial.balance"]) == 0.25
+
+
+def test_balance_compares_with_the_weighted_sum_of_all_that_it_names(make: Callable[..., Training]) -> None:
+    text = BALANCED.replace('["reconstruction"]', '["reconstruction", "more"]') + '[loss.more]\nuse = "absolute-error"\n'
+    one, two = (make(text, f"loss.more.weight={w}") for w in (1e-6, 1e3))
+    factors = [float(train_step(s, [batch()], 1)["state.loss.adversarial.balance"]) for s in (one, two)]
+    assert factors[1] > 10 * factors[0]
+
+
+def test_a_balanced_term_alone_in_its_group_moves_its_parts(make: Callable[..., Training]) -> None:
+    """The decoder has a backward pass of its own here, and every term of it is balanced, or the term it is compared to."""
+    text = BALANCED.replace("weight = 0.5", 'weight = 0.5\ntrains = ["decoder"]')
+    state = make(text, *SGD)
+    before = parameters(state.model)
+    train_step(state, [batch()], 1)
+    still = [name for name, value in parameters(state.model).items() if torch.equal(value, before[name])]
+    assert still == []
+
+
+def test_a_balanced_step_compiles_and_agrees(make: Callable[..., Training]) -> None:
+    eager, fast = make(BALANCED, *SGD), make(BALANCED, *SGD)
+    fast._wrap = lambda phase: compiled(phase, backend="aot_eager")  # type: ignore[method-assign]
+    for step in (1, 2):
+        one, other = (train_step(state, [batch(seed=step)], step) for state in (eager, fast))
+        for name, value in one.items():
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5)
+    close(parameters(fast.model), parameters(eager.model), rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_balanced_is_said(make: Callable[..., Training]) -> None:
+    with pytest.raises(RecipeError, match=r"loss 'kl' does not train the decoder"):
+        make(VAGAN, 'loss.adversarial.balance=["kl"]')
+    with pytest.raises(RecipeError, match=r"balanced against 'reconstructon', which is no loss.*did you mean `reconstruction`"):
+        make(VAGAN, 'loss.adversarial.balance=["reconstructon"]')
+    with pytest.raises(RecipeError, match="balanced against itself"):
+        make(VAGAN, 'loss.adversarial.balance=["adversarial"]')
+    with pytest.raises(RecipeError, match=r"which is balanced itself"):
+        make(BALANCED, 'loss.reconstruction.balance=["adversarial"]')
+
+
+# -- parts that are held back --------------------------------------------------------------------------------------------
+
+
+def moved(state: Training, step: int) -> set[str]:
+    before = parameters(state.model)
+    train_step(state, [batch(seed=step)], step)
+    return {name.partition("/")[0] for name, v in parameters(state.model).items() if not torch.equal(v, before[name])}
+
+
+def test_a_held_part_alone_stays_and_its_optimiser_counts_no_step(make: Callable[..., Training]) -> None:
+    text = VAGAN.replace('[decoder]\nuse = "mlp"', '[decoder]\nuse = "mlp"\nhold = "waiting"')
+    state = make(text + '[quantity.waiting]\nuse = "late"\nuntil = 2\n')
+    assert moved(state, 1) == {"encoder", "discriminator.main"}
+    assert moved(state, 2) == {"encoder", "discriminator.main"}
+    assert moved(state, 3) == {"encoder", "decoder", "discriminator.main"}
+    steps = {float(s["step"]) for s in state.held_optimisers["decoder"].state.values()}
+    others = {float(s["step"]) for s in state.optimisers["generator"].state.values()}
+    assert (steps, others) == ({1.0}, {3.0})
+
+
+def test_a_held_part_that_is_free_again_moves_as_if_it_had_an_optimiser_like_all(make: Callable[..., Training]) -> None:
+    never = VAGAN.replace('[decoder]\nuse = "mlp"', '[decoder]\nuse = "mlp"\nhold = "waiting"')
+    state, plain = make(never + '[quantity.waiting]\nuse = "late"\nuntil = 0\n'), make(VAGAN)
+    for step in (1, 2):
+        values = train_step(state, [batch(seed=step)], step)
+        train_step(plain, [batch(seed=step)], step)
+    assert float(values["state.decoder.held"]) == 0.0
+    close(parameters(state.model), parameters(plain.model), rtol=0, atol=0)
+
+
+def test_a_critic_is_held_by_what_it_says_of_any_generated_batch(make: Callable[..., Training]) -> None:
+    text = VAGAN.replace("[discriminator]", '[quantity.sure]\nuse = "confident"\n[discriminator]\nhold = "sure"')
+    state = make(text)
+    for shift, held in ((50.0, False), (-50.0, True)):
+        with torch.no_grad():
+            state.model.parts["discriminator.main"].to_logit.bias.fill_(shift)
+        values_before = parameters(state.model)
+        values = train_step(state, [batch()], 1)
+        assert bool(values["state.discriminator.main.held"]) is held
+        after = parameters(state.model)
+        stays = all(torch.equal(after[k], v) for k, v in values_before.items() if k.startswith("discriminator"))
+        assert stays is held
+        assert not torch.equal(after["decoder/to_raw.weight"], values_before["decoder/to_raw.weight"])
+
+
+def test_holding_reads_nothing_from_the_device_and_resumes(make: Callable[..., Training]) -> None:
+    text = VAGAN.replace("[discriminator]", '[quantity.sure]\nuse = "confident"\n[discriminator]\nhold = "sure"')
+    whole, first, second = make(text), make(text), make(text)
+    for step in (1, 2, 3, 4):
+        train_step(whole, [batch(seed=step)], step)
+    for step in (1, 2):
+        train_step(first, [batch(seed=step)], step)
+    second.model.load_state_dict(first.model.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for step in (3, 4):
+        train_step(second, [batch(seed=step)], step)
+    close(parameters(second.model), parameters(whole.model), rtol=0, atol=0)
+
+
+def test_a_hold_that_does_not_exist_is_an_error_where_it_stands(make: Callable[..., Training]) -> None:
+    with pytest.raises(RecipeError, match=r"\[decoder\] is held by `critic_ahed`.*no quantity of that name"):
+        make(VAGAN, "decoder.hold=critic_ahed")
+    with pytest.raises(RecipeError, match=r"held by `fake_logits`.*no \[discriminator\]"):
+        make(VAE, "decoder.hold=fake_logits")
+
+
+# -- clipped weights, reported state ---------------------------------------------------------------------------------------
+
+
+def test_weights_are_clipped_after_each_update_of_their_player_only(make: Callable[..., Training]) -> None:
+    state = make(GAN, "optim.discriminator.clip_weights=0.01")
+    train_step(state, [batch()], 1)
+    largest = {name.partition("/")[0]: 0.0 for name in parameters(state.model)}
+    for name, value in parameters(state.model).items():
+        largest[name.partition("/")[0]] = max(largest[name.partition("/")[0]], float(value.abs().max()))
+    assert largest["discriminator.main"] == pytest.approx(0.01)
+    assert largest["decoder"] > 0.05
+
+
+def test_reported_buffers_are_in_every_row_and_an_update_sees_all_generated_batches(make: Callable[..., Training]) -> None:
+    state = make(VAGAN + '[loss.telling]\nuse = "telling"\n')
+    for step in (1, 2):
+        values = train_step(state, [batch(seed=step)], step)
+        assert float(values["state.loss.telling.count"]) == step
+        assert float(values["state.loss.telling.seen"]) == 2.0  # recon and fake, laid end to end
+
+
+def test_reporting_what_is_no_scalar_buffer_is_an_error(make: Callable[..., Training]) -> None:
+    with pytest.raises(RecipeError, match=r"`reports` names `nothing`, which is no scalar buffer"):
+        make(AE + '[loss.silent]\nuse = "silent"\n')

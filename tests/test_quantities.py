@@ -1,0 +1,307 @@
+"""What a component may ask for: noise of its own shape, networks' weights, codes of samples, tokens, facts of the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from common import AE, EAGER, FIXTURES, GAN, LABELLED, SPEC, VAE, VAGAN, batch, parameters
+from torch import Tensor, nn
+
+from hybridgen import hookimpl
+from hybridgen.data import Arrays, Batches, SampleSpec, batches_in_order, open_data
+from hybridgen.errors import DataError, RecipeError
+from hybridgen.model import build
+from hybridgen.recipe import load_recipe
+from hybridgen.registry import load_registry
+from hybridgen.step import Training, train_step
+from hybridgen.use import GenerativeModel
+
+TOKENS = SampleSpec(kind="tokens", shape=(6, 5), count=64, levels=5, activation="softmax", padding=0)
+
+
+class Points(nn.Module):
+    """A loss that draws three points a sample, of both kinds, and keeps them."""
+
+    def __init__(self, z_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.draws = {"points": ("normal", (3, *z_shape)), "coins": ("uniform", (4,))}
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, recon: Tensor, points: Tensor, coins: Tensor) -> Tensor:
+        self.seen.append((points, coins))
+        return recon.mean() + 0.0 * points.mean() + 0.0 * coins.mean()
+
+
+class NoisyDecoder(nn.Module):
+    """A decoder with noise of its own in every call."""
+
+    def __init__(self, z_shape: tuple[int, ...], sample_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = sample_shape
+        self.draws = {"jitter": ("normal", (7,))}
+        self.body = nn.Linear(z_shape[0] + 7, math.prod(sample_shape))
+
+    def forward(self, z: Tensor, jitter: Tensor) -> Tensor:
+        return self.body(torch.cat([z, jitter], 1)).unflatten(1, self.shape)
+
+
+class Jitter(nn.Module):
+    """An augmentation that knows the shape of what is judged."""
+
+    def __init__(self, judged_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.draws = {"jitter": ("uniform", judged_shape)}
+
+    def forward(self, x: Tensor, jitter: Tensor) -> Tensor:
+        return x + 0.1 * jitter
+
+
+class Crop(nn.Module):
+    """An augmentation after which samples have another shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., 1:-1, 2:-2]
+
+
+class Decay(nn.Module):
+    """Weight decay of each network, as a loss."""
+
+    def generator(self, encoder_weights: dict[str, Tensor], decoder_weights: dict[str, Tensor]) -> Tensor:
+        return sum(w.square().sum() for w in (*encoder_weights.values(), *decoder_weights.values()))
+
+    def discriminator(self, critic_weights: dict[str, Tensor]) -> Tensor:
+        return sum(w.square().sum() for w in critic_weights.values())
+
+
+class Facts(nn.Module):
+    """What a constructor is told of the run."""
+
+    def __init__(self, batch_size: int, examples: int) -> None:
+        super().__init__()
+        self.told = (batch_size, examples)
+
+    def forward(self, recon: Tensor) -> Tensor:
+        return recon.mean()
+
+
+class Recode(nn.Module):
+    """The code of a sample against the latent that it was made from."""
+
+    def forward(self, fake_code: Tensor, z_prior: Tensor) -> Tensor:
+        return (fake_code[:, : z_prior.shape[1]] - z_prior).square().mean()
+
+
+@dataclass(frozen=True)
+class Shifted:
+    shift: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return noise[:, :3] + self.shift
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return -0.5 * (z - self.shift).square().sum(1)
+
+
+class Asking(nn.Module):
+    """A latent whose prior asks for the encoder, and for noise of another shape than its posterior."""
+
+    def __init__(self, sample_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.code_shape, self.z_shape, self.prior_noise_shape = (6,), (3,), (5,)
+        self.point = nn.Parameter(torch.zeros(1, *sample_shape))
+
+    def posterior(self, code: Tensor) -> Any:
+        from hybridgen_latents.gaussian import DiagonalGaussian
+
+        return DiagonalGaussian(code[:, :3], code[:, 3:])
+
+    def prior(self, encode: Any) -> Shifted:
+        return Shifted(encode(self.point)[:, :3])
+
+
+class FromTokens(nn.Module):
+    """An encoder that embeds tokens and leaves padding out."""
+
+    def __init__(self, sample_shape: tuple[int, ...], code_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.code_shape = code_shape
+        self.embed = nn.Embedding(sample_shape[1], math.prod(code_shape))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return (self.embed(tokens) * mask[..., None]).sum(1).unflatten(1, self.code_shape)
+
+
+@hookimpl
+def register_components(register: Any) -> None:
+    register.loss("points", Points)
+    register.loss("decay", Decay)
+    register.loss("facts", Facts)
+    register.loss("recode", Recode)
+    register.decoder("noisy", NoisyDecoder)
+    register.encoder("from-tokens", FromTokens)
+    register.latent("asking", Asking)
+    register.provider("jitter", Jitter)
+    register.provider("crop", Crop)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Training]:
+    mine = SimpleNamespace(register_components=register_components)
+    registry = load_registry(extra={"fixtures": FIXTURES, "mine": mine})
+
+    def made(text: str, *overrides: str, spec: SampleSpec = SPEC) -> Training:
+        path = tmp_path / "test.toml"
+        path.write_text(text, encoding="utf-8")
+        return Training(build(load_recipe(path, overrides, registry=registry), spec), EAGER)
+
+    return made
+
+
+# -- noise of its own ----------------------------------------------------------------------------------------------------
+
+
+def test_a_part_states_what_noise_it_wants_and_gets_it_anew_each_step(make: Callable[..., Training]) -> None:
+    state = make(VAE + '[loss.points]\nuse = "points"\n')
+    for step in (1, 2):
+        train_step(state, [batch(seed=step)], step)
+    (points, coins), (later, _) = state.model.parts["loss.points"].seen[-2:]  # type: ignore[misc,index]
+    assert (points.shape, coins.shape) == ((8, 3, 4), (8, 4))
+    assert points.min() < 0 <= coins.min() <= coins.max() < 1
+    assert not torch.equal(points, later)
+
+
+def test_micro_batches_get_slices_of_it(make: Callable[..., Training]) -> None:
+    text = VAE + '[loss.points]\nuse = "points"\n'
+    whole, pieces = make(text), make(text, "train.accumulate=4")
+    for state in (whole, pieces):
+        train_step(state, [batch()], 1)
+    one = whole.model.parts["loss.points"].seen[-1][0]  # type: ignore[index]
+    many = [points for points, _ in pieces.model.parts["loss.points"].seen[-4:]]  # type: ignore[index,union-attr]
+    torch.testing.assert_close(torch.cat(many), one, rtol=0, atol=0)
+
+
+def test_a_network_draws_for_each_of_its_calls_in_training_and_in_use(make: Callable[..., Training]) -> None:
+    state = make(VAGAN.replace('[decoder]\nuse = "mlp"\nwidth = 16', '[decoder]\nuse = "mine:noisy"'))
+    assert {"jitter@recon_raw", "jitter@fake_raw"} <= set(state.model.noise)
+    train_step(state, [batch()], 1)
+    model = GenerativeModel(state.model, state.averaged)
+    assert not torch.equal(model.sample(4, seed=0), model.sample(4, seed=1))
+    assert torch.equal(model.sample(4, seed=0), model.sample(4, seed=0))
+    assert torch.equal(model.reconstruct(batch()["x"]), model.reconstruct(batch()["x"]))  # at its mean
+
+
+def test_an_augmentation_is_told_the_shape_it_finds_and_the_critic_the_one_it_leaves(make: Callable[..., Training]) -> None:
+    critic = 'fake = ["recon", "fake"]'
+    state = make(VAGAN.replace(critic, critic + '\naugment = { use = "jitter" }'))
+    shapes = {key: noise.shape for key, noise in state.model.noise.items() if key.startswith("jitter")}
+    assert shapes == {f"jitter@discriminator.main.{b}.augmented": (1, 8, 8) for b in ("real", "fake.0", "fake.1")}
+    state = make(VAGAN.replace(critic, critic + '\naugment = { use = "crop" }'))
+    assert state.model.parts["discriminator.main"].layers[0][0].in_features == 6 * 4  # type: ignore[index,union-attr]
+    train_step(state, [batch()], 1)
+
+
+# -- other quantities --------------------------------------------------------------------------------------------------------
+
+
+def test_weights_by_name_decay_each_network_by_its_own_player(make: Callable[..., Training]) -> None:
+    text = VAGAN + '[loss.decay]\nuse = "decay"\n'
+    off = ("loss.adversarial.weight=0", "loss.adversarial.discriminator_weight=0", "loss.reconstruction.weight=0")
+    state = make(text, *off, "loss.kl.weight=0", "optim.use=sgd", "optim.lr=0.1")
+    before = parameters(state.model)
+    values = train_step(state, [batch()], 1)
+    for name, value in parameters(state.model).items():
+        torch.testing.assert_close(value, 0.8 * before[name])  # w - 0.1 * 2 w
+    expected = sum(v.square().sum() for k, v in before.items() if k.startswith("discriminator"))
+    torch.testing.assert_close(values["loss.decay.discriminator"], expected)
+
+
+def test_the_code_of_samples_is_the_encoder_on_fake_in_one_call_with_that_of_x(make: Callable[..., Training]) -> None:
+    state = make(VAE + '[loss.recode]\nuse = "recode"\n')
+    calls: list[int] = []
+    state.model.parts["encoder"].register_forward_hook(lambda m, i, out: calls.append(out.shape[0]))
+    train_step(state, [batch()], 1)
+    assert sorted(calls) == [8, 8]  # fake needs the decoder first: no one call for both here
+    definition = state.model.graph.definitions["fake_code"]
+    assert definition.arguments == (("x", "fake"),)
+    with pytest.raises(RecipeError, match=r"asks for `fake_code`: there is no \[encoder\]"):
+        make(GAN + '[loss.recode]\nuse = "recode"\n')
+
+
+def test_a_prior_may_ask_and_its_gradient_reaches_what_it_asked_for(make: Callable[..., Training]) -> None:
+    state = make(VAE.replace('use = "gaussian"\ndim = 4', 'use = "asking"'))
+    assert state.model.graph.definitions["prior"].arguments == (("encode", "encode"),)
+    before = parameters(state.model)
+    train_step(state, [batch()], 1)
+    assert not torch.equal(before["latent/point"], parameters(state.model)["latent/point"])
+    assert GenerativeModel(state.model, state.averaged).sample(5).shape == (5, 1, 8, 8)
+    assert state.model.noise["noise@z_prior"].shape == (5,)
+
+
+def test_facts_of_the_run_and_the_data(make: Callable[..., Training]) -> None:
+    state = make(AE + '[loss.facts]\nuse = "facts"\n', "data.validation=0.25")
+    assert state.model.parts["loss.facts"].told == (8, 48)  # a quarter of 64 is held out
+    own = SampleSpec(**{**SPEC.to_dict(), "split": True})
+    state = make(AE + '[loss.facts]\nuse = "facts"\n', spec=own)
+    assert state.model.parts["loss.facts"].told == (8, 64)
+
+
+# -- tokens ------------------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_one_hot_with_indices_and_mask_beside(make: Callable[..., Training]) -> None:
+    stored = torch.tensor([[1, 4, 2, 0, 0, 0], [3, 3, 1, 1, 2, 0]])
+    made = TOKENS.batch(stored)
+    assert made["x"].shape == (2, 6, 5)
+    assert torch.equal(made["x"].argmax(-1), stored)
+    assert float(made["x"].sum()) == 12.0
+    assert torch.equal(made["tokens"], stored)
+    assert torch.equal(made["mask"], stored != 0)
+    assert torch.equal(TOKENS.to_stored(made["x"]), stored)
+    assert SampleSpec.from_dict(TOKENS.to_dict()) == TOKENS
+
+
+def test_token_data_batch_split_and_are_checked(make: Callable[..., Training]) -> None:
+    class Source:
+        def __init__(self, x: Tensor) -> None:
+            self.x = x
+
+        def describe(self) -> SampleSpec:
+            return TOKENS
+
+        def load(self) -> dict[str, Arrays]:
+            return {"train": Arrays(self.x)}
+
+    data = make(VAE).model.recipe.data
+    good = torch.randint(0, 5, (64, 6))
+    splits = open_data(Source(good), data)
+    assert {k: len(v) for k, v in splits.items()} == {"train": 58, "validation": 6}
+    cpu = torch.device("cpu")
+    assert set(Batches(splits["train"], TOKENS, 8, 0, cpu).batch(0)) == {"x", "tokens", "mask"}
+    assert set(next(batches_in_order(splits["train"], TOKENS, 8, cpu))) == {"x", "tokens", "mask"}
+    with pytest.raises(DataError, match="tokens run from 0 to 5, expected 0 to 4"):
+        open_data(Source(torch.where(good == 4, 5, good)), data)
+    with pytest.raises(DataError, match=r"have the shape \(5,\), expected \(6,\)"):
+        open_data(Source(good[:, 1:]), data)
+
+
+def test_networks_take_tokens_either_way_and_samples_are_distributions(make: Callable[..., Training]) -> None:
+    for encoder in ("mlp", "from-tokens"):
+        width = "\nwidth = 16" if encoder == "mlp" else ""
+        state = make(VAE.replace('[encoder]\nuse = "mlp"\nwidth = 16', f'[encoder]\nuse = "{encoder}"{width}'), spec=TOKENS)
+        train_step(state, [batch(spec=TOKENS)], 1)
+        model = GenerativeModel(state.model, state.averaged)
+        torch.testing.assert_close(model.sample(3).sum(-1), torch.ones(3, 6))
+        assert model.encode(batch(spec=TOKENS)["x"]).shape == (8, 4)
+        assert model.reconstruct(batch(spec=TOKENS)["x"]).shape == (8, 6, 5)
+
+
+def test_tokens_do_not_exist_for_pictures(make: Callable[..., Training]) -> None:
+    with pytest.raises(RecipeError, match=r"asks for `tokens`: the data are no tokens \(their kind is 'image'\)"):
+        make(VAE.replace('[encoder]\nuse = "mlp"\nwidth = 16', '[encoder]\nuse = "from-tokens"'), spec=LABELLED)
