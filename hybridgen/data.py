@@ -21,11 +21,15 @@ from hybridgen.recipe import Data
 class SampleSpec:
     """What one example is.
 
-    kind: "image" (shape c h w), "vector" (d) or "sequence" (l c).
+    kind: "image" (shape c h w), "vector" (d), "sequence" (l c) or "tokens" (l v: positions and vocabulary).
     low, high: the stored values that become -1 and 1 in model space; -1 and 1 themselves leave values as they are.
     levels: number of distinct stored values, None for continuous data.
-    activation: what brings a decoder's raw values to model space, "tanh" or "identity".
+    activation: what brings a decoder's raw values to model space: "tanh", "identity", or "softmax" for tokens.
     classes: names of the labels; empty without labels.
+    split: whether the data bring validation examples of their own beside the `count` for training.
+    vocabulary, padding: what the tokens are called, and the index that fills sequences up, for data of the kind tokens.
+
+    Tokens are stored as indices, `l`; their model space is one-hot, `l v`, so that every network and critic takes them.
     """
 
     kind: str
@@ -36,16 +40,40 @@ class SampleSpec:
     levels: int | None = None
     activation: str = "identity"
     classes: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
+    padding: int | None = None
+    split: bool = False
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape of one example as it is stored: that of model space, but for tokens."""
+        return self.shape[:1] if self.kind == "tokens" else self.shape
+
+    def batch(self, stored: Tensor) -> dict[str, Tensor]:
+        """The quantities that stored examples give: `x` in model space, and for tokens `tokens` and `mask`."""
+        return self.quantities(self.to_model(stored))
+
+    def quantities(self, x: Tensor) -> dict[str, Tensor]:
+        """The same from examples in model space."""
+        if self.kind != "tokens":
+            return {"x": x}
+        tokens = x.argmax(-1)
+        mask = torch.ones_like(tokens, dtype=torch.bool) if self.padding is None else tokens != self.padding
+        return {"x": x, "tokens": tokens, "mask": mask}
 
     def to_model(self, stored: Tensor) -> Tensor:
-        """Stored values in model space, float32. Shapes: `b ...` -> `b ...`."""
+        """Stored values in model space, float32. Shapes: `b ...` -> `b ...`; tokens `b l` -> `b l v`."""
+        if self.kind == "tokens":
+            return torch.nn.functional.one_hot(stored.long(), self.shape[1]).float()
         values = stored.float()
         if (self.low, self.high) == (-1.0, 1.0):
             return values
         return (values - self.low) * (2.0 / (self.high - self.low)) - 1.0
 
     def to_stored(self, x: Tensor) -> Tensor:
-        """Model space as it would be stored, rounded and clamped to the levels where there are any."""
+        """Model space as it would be stored, rounded and clamped to the levels where there are any; the likeliest token."""
+        if self.kind == "tokens":
+            return x.argmax(-1)
         values = (x + 1.0) * ((self.high - self.low) / 2.0) + self.low
         if self.levels is None:
             return values
@@ -56,7 +84,8 @@ class SampleSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SampleSpec:
-        return cls(**{**values, "shape": tuple(values["shape"]), "classes": tuple(values["classes"])})
+        lists = {name: tuple(values[name]) for name in ("shape", "classes", "vocabulary") if name in values}
+        return cls(**{**values, **lists})
 
 
 @dataclass
@@ -104,8 +133,11 @@ def open_data(source: Dataset, options: Data) -> dict[str, Arrays]:
 
 
 def _verify(arrays: Arrays, spec: SampleSpec, name: str) -> None:
-    if tuple(arrays.x.shape[1:]) != spec.shape:
-        raise DataError(f"the {name} examples have the shape {tuple(arrays.x.shape[1:])}, expected {spec.shape}")
+    if tuple(arrays.x.shape[1:]) != spec.stored_shape:
+        raise DataError(f"the {name} examples have the shape {tuple(arrays.x.shape[1:])}, expected {spec.stored_shape}")
+    if spec.kind == "tokens" and len(arrays) and not 0 <= int(arrays.x.min()) <= int(arrays.x.max()) < spec.shape[1]:
+        low, high = int(arrays.x.min()), int(arrays.x.max())
+        raise DataError(f"{name} tokens run from {low} to {high}, expected 0 to {spec.shape[1] - 1}")
     if arrays.x.is_floating_point():
         bad = ~torch.isfinite(arrays.x).flatten(1).all(1)
         if bad.any():
@@ -165,18 +197,19 @@ class Batches:
             self._order = torch.randperm(self.count, generator=generator).to(self.device)
             self._epoch = epoch
         chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        x = self.spec.to_model(self.x[chosen])
+        made = self.spec.batch(self.x[chosen])
         if self.flip:
+            x = made["x"]
             coin = randomness.uniform((len(x), 1, 1, 1), self.device, self.seed, "flip", index)
-            x = torch.where(coin < 0.5, x.flip(-1), x)
-        return {"x": x} if self.label is None else {"x": x, "label": self.label[chosen]}
+            made["x"] = torch.where(coin < 0.5, x.flip(-1), x)
+        return made if self.label is None else made | {"label": self.label[chosen]}
 
 
 def batches_in_order(arrays: Arrays, spec: SampleSpec, batch_size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """Every example once, in order; the last batch may be short."""
     for start in range(0, len(arrays), batch_size):
         piece = slice(start, start + batch_size)
-        batch = {"x": spec.to_model(arrays.x[piece].to(device))}
+        batch = spec.batch(arrays.x[piece].to(device))
         if spec.classes and arrays.label is not None:
             batch["label"] = arrays.label[piece].to(device)
         yield batch

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from hybridgen.data import Arrays, SampleSpec
-from hybridgen.errors import DataError
+from hybridgen.errors import DataError, UserError
 from hybridgen.files import write_atomically
 
 SMALL = 48  # pictures are enlarged, pixel by pixel, until their longer side has at least this many pixels
@@ -66,13 +66,16 @@ def cells(spec: SampleSpec, count: int, *, pairs: bool = False) -> dict[str, Any
 
 
 def save_samples(path: Path, x: Tensor, spec: SampleSpec, real: Tensor | None = None) -> None:
-    """Samples, as the data are: a grid of pictures, a scatter of points (real ones in grey), rows of a heat map.
+    """Samples, as the data are: a grid of pictures, a scatter of points (real ones in grey), text, rows of a heat map.
 
-    A path that ends in .npy gets the values in model space instead. Shapes: x `n ...`.
+    A path that ends in .npy gets the values in model space instead, one in .txt the lines of a text. Shapes: x `n ...`.
+    Raises: UserError for .txt where the data are no tokens.
     """
     x = x.detach().cpu()
     if path.suffix == ".npy":
         _write_npy(path, x)
+    elif spec.kind == "tokens" or path.suffix == ".txt":
+        save_lines(path, lines(x, spec))
     elif spec.kind == "image":
         _write(path, grid([picture(one) for one in x]))
     elif spec.shape == (2,):
@@ -85,6 +88,9 @@ def save_comparison(path: Path, x: Tensor, recon: Tensor, spec: SampleSpec) -> N
     """Originals above their reconstructions; points with a line to theirs. Shapes: `n ...` both."""
     if path.suffix == ".npy":
         _write_npy(path, torch.stack([x, recon]))
+    elif spec.kind == "tokens" or path.suffix == ".txt":
+        pairs = zip(lines(x, spec), lines(recon, spec), strict=True)
+        save_lines(path, [line for pair in pairs for line in (*pair, "")])
     elif spec.kind == "image":
         columns = min(len(x), PAIRED)
         cells: list[Image.Image] = []
@@ -97,6 +103,28 @@ def save_comparison(path: Path, x: Tensor, recon: Tensor, spec: SampleSpec) -> N
         _write(path, scatter(recon, x))
     else:
         _write(path, heat_map(rearrange([x, recon], "two n ... -> (n two) ...")))
+
+
+def lines(x: Tensor, spec: SampleSpec) -> list[str]:
+    """The likeliest token at each position, an example a line; line breaks as ⏎. Raises UserError for other data."""
+    if spec.kind != "tokens":
+        raise UserError(f"these data are no text (their kind is '{spec.kind}'): write to a .png or .npy file")
+    names = [name.replace("\n", "⏎") for name in spec.vocabulary] or [f"{i} " for i in range(spec.shape[-1])]
+    return ["".join(names[i] for i in row) for row in x.argmax(-1).tolist()]
+
+
+def save_lines(path: Path, text: list[str]) -> None:
+    """Lines as a text file, or as a picture of them."""
+    if path.suffix == ".txt":
+        _write_bytes(path, ("\n".join(text) + "\n").encode())
+        return
+    font = ImageFont.load_default(14)
+    width = max(int(font.getlength(line)) for line in text) if text else 0
+    image = Image.new("RGB", (width + 16, 18 * len(text) + 16), PAPER)
+    canvas = ImageDraw.Draw(image)
+    for i, line in enumerate(text):
+        canvas.text((8, 8 + 18 * i), line, fill=(20, 20, 20), font=font)
+    _write(path, image)
 
 
 def picture(x: Tensor) -> Image.Image:
@@ -165,12 +193,15 @@ def read_picture(path: Path, spec: SampleSpec) -> Tensor:
 def _write(path: Path, image: Image.Image) -> None:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    _write_bytes(path, buffer.getvalue())
 
 
 def _write_npy(path: Path, x: Tensor) -> None:
     buffer = io.BytesIO()
     np.save(buffer, x.numpy())
+    _write_bytes(path, buffer.getvalue())
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, content)

@@ -76,7 +76,7 @@ class GenerativeModel:
         """The posterior's mean for each example, `b d` (or `b d h w`). Raises UnavailableError without an encoder."""
         posterior = self._need("posterior", "encode")
         x = self._checked(x)
-        env = {"x": x} | self._labels(len(x), label, 0, "label")
+        env = self.spec.quantities(x) | self._labels(len(x), label, 0, "label")
         return self._chunked(posterior, env, pick="mean")
 
     def decode(self, z: Tensor, *, label: int | Sequence[int] | Tensor | None = None) -> Tensor:
@@ -97,7 +97,7 @@ class GenerativeModel:
         recon = self._need("recon", "reconstruct")
         x = self._checked(x)
         z = self.encode(x, label=label)
-        return self._chunked(recon, {"x": x, "z": z} | self._labels(len(x), label, 0, "label"), given=["z"])
+        return self._chunked(recon, self.spec.quantities(x) | {"z": z} | self._labels(len(x), label, 0, "label"), given=["z"])
 
     def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 8, label: int | Sequence[int] | Tensor | None = None) -> Tensor:
         """Examples along the line between the codes of `a` and `b`, both `b ...`: returns `b steps ...`.

@@ -13,8 +13,10 @@ def drawable(out: Path | None) -> None:
     """Refuse a name that says no format, before anything is computed. Raises UserError."""
     from hybridgen.errors import UserError
 
-    if out is not None and out.suffix not in (".png", ".npy"):
-        raise UserError(f"--out {out}: expected a name that ends in .png (a picture) or .npy (an array in model space)")
+    if out is not None and out.suffix not in (".png", ".npy", ".txt"):
+        raise UserError(
+            f"--out {out}: expected a name that ends in .png (a picture), .npy (an array in model space) or .txt (text data)"
+        )
 
 
 @click.command(

@@ -13,4 +13,5 @@ def register_components(register: Any) -> None:
     register.data("idx", "hybridgen_data.idx:Idx")
     register.data("images", "hybridgen_data.images:Images")
     register.data("arrays", "hybridgen_data.arrays:ArrayFile")
+    register.data("text", "hybridgen_data.text:Text")
     register.data("toy2d", "hybridgen_data.toy2d:Toy2d")

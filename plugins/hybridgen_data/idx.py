@@ -60,14 +60,18 @@ class Idx:
             levels=256,
             activation="tanh",
             classes=tuple(str(i) for i in range(classes)),
+            split=self._brings_split(files),
         )
 
     def load(self) -> dict[str, Arrays]:
         files = self._files()
         splits = {"train": self._arrays("train", files)}
-        if self.held_out == "test" and ("test", "images") in files:  # published without one: split by the seed
+        if self._brings_split(files):  # published without one: split by the seed
             splits["validation"] = self._arrays("test", files)
         return splits
+
+    def _brings_split(self, files: dict[tuple[str, str], Path]) -> bool:
+        return self.held_out == "test" and ("test", "images") in files
 
     def _arrays(self, split: str, files: dict[tuple[str, str], Path]) -> Arrays:
         _header(files[split, "images"])
