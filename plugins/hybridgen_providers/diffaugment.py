@@ -19,7 +19,7 @@ BRIGHTNESS, SATURATION, CONTRAST, TRANSLATION, CUTOUT = 0.5, 1.0, 0.5, 0.125, 0.
 
 def flip(x: Tensor, flipped: Tensor) -> Tensor:
     """Mirror left and right where `flipped`. Shapes: x `b c h w`, flipped `b` bool; returns `b c h w`."""
-    return torch.where(_each(flipped), x.flip(-1), x)
+    return torch.where(each(flipped), x.flip(-1), x)
 
 
 def translate(x: Tensor, shift: Tensor) -> Tensor:
@@ -51,19 +51,19 @@ def cutout(x: Tensor, centre: Tensor, size: Sequence[int]) -> Tensor:
 
 def brightness(x: Tensor, amount: Tensor) -> Tensor:
     """x + amount. Shapes: x `b c h w`, amount `b`."""
-    return x + _each(amount)
+    return x + each(amount)
 
 
 def saturation(x: Tensor, factor: Tensor) -> Tensor:
     """Scale each pixel's distance from its mean over the channels: 0 leaves grey. Shapes: x `b c h w`, factor `b`."""
     grey = x.mean(1, keepdim=True)
-    return grey + _each(factor) * (x - grey)
+    return grey + each(factor) * (x - grey)
 
 
 def contrast(x: Tensor, factor: Tensor) -> Tensor:
     """Scale the distance from the picture's mean. Shapes: x `b c h w`, factor `b`."""
     mean = x.mean((1, 2, 3), keepdim=True)
-    return mean + _each(factor) * (x - mean)
+    return mean + each(factor) * (x - mean)
 
 
 def whole_shifts(uniform: Tensor, most: Sequence[int]) -> Tensor:
@@ -72,13 +72,18 @@ def whole_shifts(uniform: Tensor, most: Sequence[int]) -> Tensor:
     return torch.stack(columns, 1)
 
 
-def _each(amount: Tensor) -> Tensor:
+def each(amount: Tensor) -> Tensor:
     """One amount a sample, ready to meet `b c h w`."""
     return amount[:, None, None, None]
 
 
 def _within(index: Tensor, size: int) -> Tensor:
     return (index >= 0) & (index < size)
+
+
+def pixels(side: int, ratio: float) -> int:
+    """A ratio of a side in whole pixels, halves up."""
+    return int(side * ratio + 0.5)
 
 
 def picture_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
@@ -93,6 +98,8 @@ def picture_shape(shape: tuple[int, ...], name: str) -> tuple[int, int]:
 
 class DiffAugment(nn.Module):
     """Every picture that a critic judges is changed at random, so that it can't learn the few real ones by heart.
+
+    `[discriminator] augment = { use = "diffaugment" }`
 
     colour       x + b; then grey + s (x - grey), grey the mean over channels; then mean + c (x - mean), of the picture
     translation  moved by whole pixels, up to the ratio of each side; 0 comes in
@@ -139,8 +146,8 @@ class DiffAugment(nn.Module):
         self.policy = policy
         self.sides = sides
         self.brightness, self.saturation, self.contrast = brightness, saturation, contrast
-        self.shift = tuple(_pixels(side, translation) for side in sides)
-        self.hole = tuple(_pixels(side, cutout) for side in sides)
+        self.shift = tuple(pixels(side, translation) for side in sides)
+        self.hole = tuple(pixels(side, cutout) for side in sides)
         if "translation" in policy and not any(self.shift):
             raise ValueError(f"diffaugment: translation = {translation:g} moves {sides} by less than a pixel; write more")
         if "cutout" in policy and not all(self.hole):
@@ -170,8 +177,3 @@ class DiffAugment(nn.Module):
         sides = zip(self.sides, self.hole, strict=True)
         places = [(chances[:, i] * (side + 1 - hole % 2)).floor().long() for i, (side, hole) in enumerate(sides)]
         return torch.stack(places, 1)
-
-
-def _pixels(side: int, ratio: float) -> int:
-    """A ratio of a side in whole pixels, halves up."""
-    return int(side * ratio + 0.5)
