@@ -151,7 +151,8 @@ class ADA(nn.Module):
     noise     + |N(0, 0.1^2)| * noise
     cutout    a rectangle, half of each side, set to 0
 
-    Geometry is one bilinear resampling, mirrored at the borders. In evaluation nothing is changed.
+    Blit and geometry are one bilinear resampling, mirrored at the borders. Its backward pass on CUDA is not deterministic, so
+    torch refuses it under `train.deterministic`. In evaluation nothing is changed.
 
     Shapes: x `b c h w`; returns `b c h w`. Reports p and r_t.
     Raises: ValueError for data that are no pictures, a group named twice, or `target` and `speed` beside a fixed p.
