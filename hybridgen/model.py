@@ -62,7 +62,17 @@ class Model:
             autocast=autocast,
             state_updates=self.state_updates,
             holds=self.holds,
+            decisions=self.decisions(),
         )
+
+    def decisions(self) -> dict[str, float | None]:
+        """Discriminator -> the logit above which it takes a sample for real, as the losses that play with it say.
+
+        A loss says so in its attribute `decision`; None where only differences of logits count. 0 where no loss says anything.
+        """
+        losses = {name: self.parts[f"loss.{name}"] for name in self.recipe.losses}
+        games = {name: module for name, module in losses.items() if hasattr(module, "decision")}
+        return {self.wiring.loss_critic(name): module.decision for name, module in games.items()}  # type: ignore[misc]
 
     def parameters(self, player: str) -> list[nn.Parameter]:
         """The trainable parameters of one player, in the recipe's order."""

@@ -51,7 +51,7 @@ class Phase:
     calls: tuple[Call, ...]
     terms: tuple[Term, ...]
     groups: tuple[Group, ...]
-    accuracies: Mapping[str, tuple[str, ...]]  # "critic.main.real_accuracy" -> the logits it counts
+    accuracies: Mapping[str, tuple[float, tuple[str, ...]]]  # "critic.main.real_accuracy" -> level, logits
     keeps: tuple[str, ...]
     reads: tuple[str, ...]  # leaves and quantities of earlier phases
 
@@ -73,8 +73,9 @@ class Phase:
             if others
         }
         values = {f"loss.{term.label}": env[term.key].detach() for term in self.terms}
-        for name, logits in self.accuracies.items():
-            right = [env[k].detach() > 0 if name.endswith("real_accuracy") else env[k].detach() < 0 for k in logits]
+        for name, (level, logits) in self.accuracies.items():
+            real = name.endswith("real_accuracy")
+            right = [env[k].detach() > level if real else env[k].detach() < level for k in logits]
             values[name] = sum_of([r.float().mean() for r in right]) / len(right)
         return Result(totals, values, {key: env[key] for key in self.keeps}, apart, compared)
 
@@ -131,6 +132,7 @@ class Planner:
         autocast: torch.dtype | None = None,
         state_updates: Mapping[str, tuple[tuple[str, str], ...]] | None = None,
         holds: Mapping[str, tuple[str, ...]] | None = None,
+        decisions: Mapping[str, float | None] | None = None,
     ) -> None:
         self.graph = graph
         self.parts = parts
@@ -140,6 +142,7 @@ class Planner:
         self.autocast = autocast
         self.state_updates = dict(state_updates or {})
         self.holds = dict(holds or {})
+        self.decisions = dict(decisions or {})
         self._side = {
             side: frozenset(part for part, player in owner.items() if player == side) for side in ("generator", "discriminator")
         }
@@ -237,9 +240,12 @@ class Planner:
                 found.add(key)
         return found
 
-    def _accuracies(self, computed: set[str]) -> dict[str, tuple[str, ...]]:
+    def _accuracies(self, computed: set[str]) -> dict[str, tuple[float, tuple[str, ...]]]:
         found = {}
         for name, critic in self.critics.items():
+            level = self.decisions.get(name, 0.0)
+            if level is None:  # in this critic's game a logit by itself says nothing
+                continue
             sides = {
                 "real": (f"{critic.path}.real.logits",),
                 "fake": tuple(f"{critic.path}.fake.{i}.logits" for i in range(len(critic.fake))),
@@ -247,7 +253,7 @@ class Planner:
             for side, logits in sides.items():
                 present = tuple(key for key in logits if key in computed)
                 if present:
-                    found[f"critic.{name}.{side}_accuracy"] = present
+                    found[f"critic.{name}.{side}_accuracy"] = (level, present)
         return found
 
     def _updates_of(self, active: tuple[Term, ...]) -> dict[str, tuple[tuple[str, str], ...]]:

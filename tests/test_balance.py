@@ -247,6 +247,22 @@ def test_reported_buffers_are_in_every_row_and_an_update_sees_all_generated_batc
         assert float(values["state.loss.telling.seen"]) == 2.0  # recon and fake, laid end to end
 
 
+def test_accuracies_are_counted_from_the_logit_that_decides_in_the_game(make: Callable[..., Training]) -> None:
+    def accuracies(*overrides: str) -> dict[str, float]:
+        state = make(GAN, *overrides)
+        with torch.no_grad():  # every logit is 0.4: above 0, below least squares' one half
+            for parameter in state.model.parts["discriminator.main"].to_logit.parameters():
+                parameter.zero_()
+            state.model.parts["discriminator.main"].to_logit.bias.fill_(0.4)
+        return {k: float(v) for k, v in train_step(state, [batch()], 1).items() if k.startswith("critic.")}
+
+    assert accuracies() == {"critic.main.real_accuracy": 1.0, "critic.main.fake_accuracy": 0.0}
+    squares = accuracies("loss.adversarial.formulation=least-squares")
+    assert squares == {"critic.main.real_accuracy": 0.0, "critic.main.fake_accuracy": 1.0}
+    assert accuracies("loss.adversarial.formulation=wasserstein") == {}
+    assert accuracies("loss.adversarial.use=relativistic") == {}
+
+
 def test_reporting_what_is_no_scalar_buffer_is_an_error(make: Callable[..., Training]) -> None:
     with pytest.raises(RecipeError, match=r"`reports` names `nothing`, which is no scalar buffer"):
         make(AE + '[loss.silent]\nuse = "silent"\n')

@@ -68,6 +68,7 @@ class Adversarial(nn.Module):
         self.formulation = formulation
         self.real_target = real_target
         self.fake_target = fake_target
+        self.decision = {"wasserstein": None, "least-squares": (real_target + fake_target) / 2}.get(formulation, 0.0)
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         real, fake = real_logits.float(), fake_logits.float()

@@ -24,10 +24,12 @@ class Relativistic(nn.Module):
     Shapes: logits `b ...`, real and generated alike; patches are paired by place; returns a scalar.
     When: pairing with "r1-r2" in place of the nonsaturating game with R1, when modes are lost; average without penalties.
     Healthy: near the equilibrium both sides are at log 2 = 0.693 (pairing) or 2 log 2 = 1.386 (average). D's near 0
-        means that it wins; raise gamma. A logit's sign alone says nothing here, so the accuracies in the report don't.
+        means that it wins; raise gamma. A logit's sign alone says nothing here, so the report has no accuracies.
     Source: Jolicoeur-Martineau 2018 (arXiv:1807.00734), section 4; Huang et al. 2025 (arXiv:2501.05441), equations
         2 and 3.
     """
+
+    decision = None
 
     def __init__(
         self,
