@@ -230,8 +230,16 @@ class Wiring:
         module = self._part(path)
         part = self.recipe.encoder if path == "encoder" else self.recipe.decoder
         inputs = {**bound, **(part.inputs if part else {}), **(bound if key.startswith("fake") else {})}
+        return Definition(key, self._roles(key, path, module, inputs, forbidden), path, network=True)
+
+    def _roles(
+        self, key: str, path: str, module: nn.Module, inputs: Mapping[str, str], forbidden: Mapping[str, str], free: str = ""
+    ) -> tuple[tuple[str, str], ...]:
+        """What each role of a network receives, but for the one that its caller gives (`free`)."""
         arguments = []
         for ask in asks(module.forward):
+            if ask.name == free:
+                continue
             if ask.name in forbidden and ask.name not in inputs:
                 if ask.required:
                     raise Missing(forbidden[ask.name])
@@ -242,7 +250,7 @@ class Wiring:
             except Missing as missing:
                 if ask.required:
                     raise Missing(f"[{path}] asks for `{ask.name}`: {missing}") from None
-        return Definition(key, tuple(arguments), path, network=True)
+        return tuple(arguments)
 
     def _code(self) -> Definition:
         self._part("encoder")
@@ -291,9 +299,8 @@ class Wiring:
 
     def _view(self, key: str, path: str, role: str) -> Definition:
         module = self._part(path)
-        roles = tuple(
-            (ask.name, self.key(ask.name, Scope(path))) for ask in asks(module.forward) if ask.name != role and ask.required
-        )
+        part = self.recipe.encoder if path == "encoder" else self.recipe.decoder
+        roles = self._roles(key, path, module, part.inputs if part else {}, {}, free=role)
         return Definition(key, roles, path, view=True, local=True)
 
     def _weights(self, key: str, path: str) -> Definition:

@@ -126,6 +126,35 @@ class Asking(nn.Module):
         return Shifted(encode(self.point)[:, :3])
 
 
+def zeroed(label: Tensor) -> Tensor:
+    """Every label the first."""
+    return label * 0
+
+
+class Pairs(nn.Module):
+    """A conditional critic that keeps the pairs it was shown."""
+
+    def __init__(self, judged_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Linear(math.prod(judged_shape), num_classes)
+        self.shown: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        self.shown.append((x.detach(), label))
+        return self.body(x.flatten(1)).gather(1, label[:, None]).squeeze(1)
+
+
+class Painter(nn.Module):
+    """A conditional decoder whose sample shows its label, and one weight to learn."""
+
+    def __init__(self, z_shape: tuple[int, ...], sample_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.shape, self.gain = sample_shape, nn.Parameter(torch.ones(()))
+
+    def forward(self, z: Tensor, label: Tensor) -> Tensor:
+        return self.gain * (label / 10).atanh()[:, None, None, None].expand(-1, *self.shape)
+
+
 class FromTokens(nn.Module):
     """An encoder that embeds tokens and leaves padding out."""
 
@@ -144,9 +173,13 @@ def register_components(register: Any) -> None:
     register.loss("decay", Decay)
     register.loss("facts", Facts)
     register.loss("recode", Recode)
+    register.loss("twice", Twice)
+    register.provider("zeroed", zeroed)
     register.decoder("noisy", NoisyDecoder)
     register.encoder("from-tokens", FromTokens)
     register.latent("asking", Asking)
+    register.discriminator("pairs", Pairs)
+    register.decoder("painter", Painter)
     register.provider("jitter", Jitter)
     register.provider("crop", Crop)
 
@@ -244,12 +277,43 @@ def test_a_prior_may_ask_and_its_gradient_reaches_what_it_asked_for(make: Callab
     assert state.model.noise["noise@z_prior"].shape == (5,)
 
 
+class Twice(nn.Module):
+    """The decoder called by name at the latent that `recon_raw` was made from."""
+
+    def forward(self, decode: Any, z: Tensor, recon_raw: Tensor) -> Tensor:
+        return (decode(z) - recon_raw).abs().max()
+
+
+def test_a_callable_network_has_the_roles_that_its_recipe_binds(make: Callable[..., Training]) -> None:
+    """`decode(z)` is what `recon_raw` is, with a label that the recipe rebinds as well."""
+    text = VAE.replace('[decoder]\nuse = "mlp"\nwidth = 16', '[decoder]\nuse = "conditional"\ninputs = { label = "other" }')
+    text += '[quantity.other]\nuse = "zeroed"\n[loss.twice]\nuse = "twice"\n'
+    state = make(text, spec=LABELLED)
+    assert state.model.graph.definitions["decode"].arguments == (("label", "other"),)
+    assert float(train_step(state, [batch(spec=LABELLED)], 1)["loss.twice"]) == 0.0
+
+
 def test_facts_of_the_run_and_the_data(make: Callable[..., Training]) -> None:
     state = make(AE + '[loss.facts]\nuse = "facts"\n', "data.validation=0.25")
     assert state.model.parts["loss.facts"].told == (8, 48)  # a quarter of 64 is held out
     own = SampleSpec(**{**SPEC.to_dict(), "split": True})
     state = make(AE + '[loss.facts]\nuse = "facts"\n', spec=own)
     assert state.model.parts["loss.facts"].told == (8, 64)
+
+
+def test_a_critic_judges_each_sample_with_its_own_label(make: Callable[..., Training]) -> None:
+    """Pairs stay pairs, in both updates: real samples with their labels, generated ones with what they were made for."""
+    text = GAN.replace('use = "mlp"\nwidth = 16\n[latent]', 'use = "painter"\n[latent]')
+    text = text.replace('[discriminator]\nuse = "mlp"\nwidth = 16', '[discriminator]\nuse = "pairs"')
+    state = make(text, spec=LABELLED)
+    data = batch(spec=LABELLED)
+    train_step(state, [data], 1)
+    shown = state.model.parts["discriminator.main"].shown[-2:]  # type: ignore[index]
+    (both, labels), (fake, fake_label) = shown  # the critic's own update on both batches, the generator's on its samples
+    assert torch.equal(both[:8], data["x"])
+    assert torch.equal(labels[:8], data["label"])
+    for samples, of in ((both[8:], labels[8:]), (fake, fake_label)):
+        torch.testing.assert_close(samples.mean((1, 2, 3)), of / 10)
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------------
