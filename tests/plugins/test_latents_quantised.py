@@ -305,6 +305,13 @@ def test_the_uniform_prior_of_the_grid_draws_every_level_alike() -> None:
     assert FiniteScalar(levels=(4, 5)).prior() is None
 
 
+def test_codes_of_one_value_have_a_density_too() -> None:
+    for latent in (VectorQuantised(codes=7, dim=1, prior="uniform"), FiniteScalar(levels=(7,), prior="uniform")):
+        prior = latent.prior()
+        assert prior is not None
+        assert prior.log_prob(prior.sample(numbers(3, 1))).tolist() == pytest.approx([-math.log(7)] * 3)
+
+
 # -- the grid ----------------------------------------------------------------------------------------------------------
 
 LEVELS = (2, 3, 4, 5, 8)
