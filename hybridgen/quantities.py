@@ -280,8 +280,7 @@ class Wiring:
 
     def _latent_noise(self, purpose: str) -> str:
         latent = self._part("latent")
-        own = getattr(latent, "prior_noise_shape", None) if purpose == "z_prior" else None
-        shape = tuple(own or getattr(latent, "noise_shape", None) or latent.z_shape)  # type: ignore[arg-type]
+        shape = tuple(getattr(latent, "noise_shape", None) or latent.z_shape)  # type: ignore[arg-type]
         self.noise[f"noise@{purpose}"] = Noise("normal", shape)
         return f"noise@{purpose}"
 

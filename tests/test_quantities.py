@@ -103,18 +103,18 @@ class Shifted:
     shift: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        return noise[:, :3] + self.shift
+        return noise + self.shift
 
     def log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * (z - self.shift).square().sum(1)
 
 
 class Asking(nn.Module):
-    """A latent whose prior asks for the encoder, and for noise of another shape than its posterior."""
+    """A latent whose prior asks for the encoder."""
 
     def __init__(self, sample_shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.code_shape, self.z_shape, self.prior_noise_shape = (6,), (3,), (5,)
+        self.code_shape, self.z_shape = (6,), (3,)
         self.point = nn.Parameter(torch.zeros(1, *sample_shape))
 
     def posterior(self, code: Tensor) -> Any:
@@ -274,7 +274,6 @@ def test_a_prior_may_ask_and_its_gradient_reaches_what_it_asked_for(make: Callab
     train_step(state, [batch()], 1)
     assert not torch.equal(before["latent/point"], parameters(state.model)["latent/point"])
     assert GenerativeModel(state.model, state.averaged).sample(5).shape == (5, 1, 8, 8)
-    assert state.model.noise["noise@z_prior"].shape == (5,)
 
 
 class Twice(nn.Module):
