@@ -9,7 +9,9 @@ Source: Radford et al. 2015 (arXiv:1511.06434), with group norm in place of batc
 from __future__ import annotations
 
 import math
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from hybridgen_nets.layers import (
@@ -22,35 +24,18 @@ from hybridgen_nets.layers import (
     activation,
     dropout,
     initialise,
+    initialise_dcgan,
     norm,
     normalise_spectrally,
+    stagewise,
 )
+from hybridgen_nets.minibatch import Minibatch, mixing
+from hybridgen_nets.sizes import between, read_in, read_out, sizes
 
-SMALLEST = 4
-"""By default sides are halved until the shorter one is at most this long, as in DCGAN."""
-
-
-def sizes(shape: tuple[int, ...], depth: int | None, name: str) -> list[tuple[int, int]]:
-    """Height and width before the first stage and after each.
-
-    Raises ValueError for data that are no pictures, and for more halvings than the longer side has.
-    """
-    if len(shape) != 3:
-        raise ValueError(f'{name} wants pictures (c, h, w), these data have the shape {shape}; use "mlp"')
-    h, w = shape[1:]
-    if depth is None:
-        depth = 0
-        while min(h, w) / 2**depth > SMALLEST:
-            depth += 1
-        depth = max(depth, 1) if max(h, w) > 1 else 0
-    most = math.ceil(math.log2(max(h, w))) if max(h, w) > 1 else 0
-    if depth > most:
-        raise ValueError(f"{name}: depth = {depth} halves {h}x{w} further than one pixel; write at most {most}")
-    found = [(h, w)]
-    for _ in range(depth):
-        h, w = math.ceil(h / 2), math.ceil(w / 2)
-        found.append((h, w))
-    return found
+Init = Annotated[
+    Literal["he", "dcgan"],
+    Field(description="initial weights: he keeps the scale of activations (He 2015), dcgan is N(0, 0.02) (Radford 2015)"),
+]
 
 
 def _downward(
@@ -70,10 +55,15 @@ def _downward(
 
 
 class ConvEncoder(nn.Module):
-    """A picture to the code.
+    """A picture to the code by strided convolutions: cheap, and right for most pictures up to 64 pixels.
+
+    A spatial code (c, h, w) is read off by a 1x1 convolution; its sides say how often to halve.
 
     Shapes: x `b c h w`; returns `b *code_shape`.
-    Raises: ValueError for data that are no pictures, or too many halvings.
+    Raises: ValueError for data that are no pictures, too many halvings, or a spatial code whose sides don't fit.
+    When: pictures; "residual" is stronger and several times the cost, "mlp" takes anything but knows no neighbourhood.
+    Healthy: reconstructions sharpen within the first tenth of a run; if not, more `width` before more `depth`.
+    Source: Radford et al. 2015 (arXiv:1511.06434), the discriminator's body, with group norm.
     """
 
     def __init__(
@@ -86,16 +76,19 @@ class ConvEncoder(nn.Module):
         activation: Activation = "silu",
         norm: Norm = "group",
         dropout: Dropout = 0.0,
+        init: Init = "he",
     ) -> None:
         super().__init__()
-        sides = sizes(sample_shape, depth, "conv encoder")
+        sides = sizes(sample_shape, depth, "conv encoder", code_shape)
         stages = len(sides) - 1
         self.code_shape = code_shape
         self.body = nn.Sequential(*_downward(sample_shape[0], width, stages, activation, norm, dropout, first_norm=True))
-        self.to_code = nn.Linear(width * 2**stages * math.prod(sides[-1]), math.prod(code_shape))
+        self.to_code = read_out(width * 2**stages, sides[-1], code_shape)
+        if init == "dcgan":
+            initialise_dcgan(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.to_code(self.body(x).flatten(1)).unflatten(1, self.code_shape)
+        return between(self.to_code, self.body(x), self.code_shape)
 
 
 class _Up(nn.Module):
@@ -111,10 +104,15 @@ class _Up(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """A latent to the raw values of a picture.
+    """A latent to the raw values of a picture by transposed convolutions: DCGAN's generator, for any size.
+
+    A spatial latent (c, h, w) enters through a 3x3 convolution; its sides say how often to double.
 
     Shapes: z `b *z_shape`; returns `b c h w`, before the output activation.
-    Raises: ValueError for data that are no pictures, or too many halvings.
+    Raises: ValueError for data that are no pictures, too many halvings, or a spatial latent whose sides don't fit.
+    When: pictures; "residual" where samples lack detail and time is there, "r3gan" for a GAN without normalisation.
+    Healthy: samples show shapes after some hundred steps; a checkerboard that stays asks for "residual" (no strides there).
+    Source: Radford et al. 2015 (arXiv:1511.06434), section 3, with group norm.
     """
 
     def __init__(
@@ -127,13 +125,14 @@ class ConvDecoder(nn.Module):
         activation: Activation = "silu",
         norm: Norm = "group",
         dropout: Dropout = 0.0,
+        init: Init = "he",
     ) -> None:
         super().__init__()
-        sides = sizes(sample_shape, depth, "conv decoder")
+        sides = sizes(sample_shape, depth, "conv decoder", z_shape)
         stages = len(sides) - 1
         channels = width * 2**stages
         self.start = (channels, *sides[-1])
-        self.from_z = nn.Linear(math.prod(z_shape), math.prod(self.start))
+        self.from_z = read_in(z_shape, channels, sides[-1])
         self.enter = _after(activation, norm, dropout, channels)
         ups = []
         for i in range(stages):
@@ -142,9 +141,11 @@ class ConvDecoder(nn.Module):
         self.body = nn.Sequential(*ups)
         initialise(self)
         self.to_raw = nn.Conv2d(channels, sample_shape[0], 3, padding=1)
+        if init == "dcgan":
+            initialise_dcgan(self)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = self.enter(self.from_z(z.flatten(1)).unflatten(1, self.start))
+        h = self.enter(between(self.from_z, z, self.start))
         return self.to_raw(self.body(h))
 
 
@@ -153,10 +154,13 @@ def _after(act: str, normalisation: str, drop: float, channels: int) -> nn.Seque
 
 
 class ConvDiscriminator(nn.Module):
-    """A picture to one logit.
+    """A picture to one logit by strided convolutions: DCGAN's discriminator, for any size.
 
     Shapes: x `b c h w`; returns the logits `b` and the stages' activations, each `b c h w`.
     Raises: ValueError for data that are no pictures, or too many halvings.
+    When: pictures as a whole; "patch" judges texture only and leaves the layout to a reconstruction term.
+    Healthy: accuracy on real and on generated between 0.55 and 0.9; at 1 it has won: less `width`, spectral_norm or a penalty.
+    Source: Radford et al. 2015 (arXiv:1511.06434), section 3, without normalisation unless asked for.
     """
 
     def __init__(
@@ -169,6 +173,8 @@ class ConvDiscriminator(nn.Module):
         norm: Norm = "none",
         dropout: Dropout = 0.0,
         spectral_norm: SpectralNorm = False,
+        minibatch: Minibatch = "none",
+        init: Init = "he",
     ) -> None:
         super().__init__()
         sides = sizes(judged_shape, depth, "conv discriminator")
@@ -176,13 +182,19 @@ class ConvDiscriminator(nn.Module):
         # no normalisation of the first layer: it would hide contrast and brightness from the critic (DCGAN, section 3)
         layers = _downward(judged_shape[0], width, stages, activation, norm, dropout, first_norm=False)
         self.layers = nn.ModuleList(layers)
-        self.to_logit = nn.Linear(width * 2**stages * math.prod(sides[-1]), 1)
+        last = (width * 2**stages, *sides[-1])
+        self.mix = mixing(minibatch, last, activation, initialise)
+        self.to_logit = nn.Linear(math.prod(last), 1)
+        if init == "dcgan":
+            initialise_dcgan(self)
         if spectral_norm:
             normalise_spectrally(self)
 
+    def represent(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the logit is a linear function of, `b d`, and the stages' activations."""
+        features = stagewise(self.layers, x)
+        return self.mix(features[-1]).flatten(1), features
+
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        h, features = x, []
-        for layer in self.layers:
-            h = layer(h)
-            features.append(h)
-        return self.to_logit(h.flatten(1)).squeeze(1), features
+        phi, features = self.represent(x)
+        return self.to_logit(phi).squeeze(1), features

@@ -18,7 +18,9 @@ from hybridgen_nets.layers import (
     initialise,
     norm,
     normalise_spectrally,
+    stagewise,
 )
+from hybridgen_nets.minibatch import Minibatch, mixing
 
 
 def _hidden(inputs: int, width: int, depth: int, act: str, normalisation: str, drop: float) -> list[nn.Sequential]:
@@ -33,9 +35,12 @@ def _hidden(inputs: int, width: int, depth: int, act: str, normalisation: str, d
 
 
 class MLPEncoder(nn.Module):
-    """A sample, flattened, to the code.
+    """A sample, flattened, to the code: a network for vectors, and the cheapest for small pictures.
 
     Shapes: x `b ...`; returns `b *code_shape`.
+    When: vectors and toy data; pictures above 32 pixels want "conv", whose weights are shared over places.
+    Healthy: reconstructions better than PCA's of the same dimension soon; if not, more `width`.
+    Source: He et al. 2015 (arXiv:1502.01852) for the initial weights.
     """
 
     def __init__(
@@ -59,9 +64,12 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """A latent to the raw values of a sample.
+    """A latent to the raw values of a sample: a network for vectors, and the cheapest for small pictures.
 
     Shapes: z `b *z_shape`; returns `b *sample_shape`, before the output activation.
+    When: vectors and toy data; pictures above 32 pixels want "conv", whose samples are smooth by construction.
+    Healthy: samples follow the data's large features first; grain that stays asks for "conv".
+    Source: He et al. 2015 (arXiv:1502.01852) for the initial weights.
     """
 
     def __init__(
@@ -85,9 +93,12 @@ class MLPDecoder(nn.Module):
 
 
 class MLPDiscriminator(nn.Module):
-    """A sample, flattened, to one logit.
+    """A sample, flattened, to one logit: for vectors, latents, and small pictures.
 
     Shapes: x `b ...`; returns the logits `b` and the hidden layers' activations, each `b width`.
+    When: vectors, and latents (adversarial autoencoders); "conv" for pictures.
+    Healthy: accuracy on real and on generated between 0.55 and 0.9; at 1 it has won: less `width`, spectral_norm or a penalty.
+    Source: Goodfellow et al. 2014 (arXiv:1406.2661), section 5; He et al. 2015 (arXiv:1502.01852) for the initial weights.
     """
 
     def __init__(
@@ -100,16 +111,20 @@ class MLPDiscriminator(nn.Module):
         norm: Norm = "none",
         dropout: Dropout = 0.0,
         spectral_norm: SpectralNorm = False,
+        minibatch: Minibatch = "none",
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(_hidden(math.prod(judged_shape), width, depth, activation, norm, dropout))
+        self.mix = mixing(minibatch, (width,), activation, initialise)
         self.to_logit = nn.Linear(width, 1)
         if spectral_norm:
             normalise_spectrally(self)
 
+    def represent(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the logit is a linear function of, `b width`, and the hidden layers' activations."""
+        features = stagewise(self.layers, x.flatten(1))
+        return self.mix(features[-1]), features
+
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        h, features = x.flatten(1), []
-        for layer in self.layers:
-            h = layer(h)
-            features.append(h)
-        return self.to_logit(h).squeeze(1), features
+        phi, features = self.represent(x)
+        return self.to_logit(phi).squeeze(1), features
