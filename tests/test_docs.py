@@ -16,7 +16,7 @@ from hybridgen.names import FACTS, KINDS, QUANTITIES
 from hybridgen.registry import load_registry
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "recipes/README.md", "plugins/README.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "recipes/README.md", "plugins/README.md", "plugins/SHELF.md", "CONTRIBUTING.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -115,6 +115,32 @@ def test_commands_on_the_pages_exist(page: str, monkeypatch: pytest.MonkeyPatch,
             assert name in (*KINDS, "quantity", "fact"), f"{page}: show {name}"
     for path in re.findall(r"\]\((?!http)([\w./-]+)\)", text):
         assert ((ROOT / page).parent / path).exists(), f"{page} links to {path}"
+
+
+def test_the_mixtures_on_the_page_train(tmp_path: Path) -> None:
+    from common import EAGER, LABELLED, batch
+
+    from hybridgen.model import build
+    from hybridgen.recipe import load_recipe
+    from hybridgen.step import Training, train_step
+
+    text = (ROOT / "recipes/README.md").read_text(encoding="utf-8")
+    mixtures = BLOCK.findall(text[text.index("\n## Mixtures") : text.index("\n## What the report")])
+    assert len(mixtures) == 8
+    for index, (_, recipe) in enumerate(mixtures):
+        path = tmp_path / f"{index}.toml"
+        path.write_text(recipe)
+        state = Training(build(load_recipe(path), LABELLED), EAGER)
+        last = state.train.steps  # where every term is on
+        for step in (1, last):
+            values = train_step(state, [batch(16, i, LABELLED) for i in range(state.train.critic_steps)], step)
+            assert all(value.isfinite() for value in values.values())
+
+
+def test_the_shelf_page_says_what_the_docstrings_say() -> None:
+    from shelf_page import PAGE, page
+
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: python tests/shelf_page.py"
 
 
 def test_every_shipped_recipe_is_in_the_tables() -> None:

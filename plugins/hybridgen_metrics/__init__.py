@@ -13,4 +13,5 @@ def register_components(register: Any) -> None:
     register.metric("psnr", "hybridgen_metrics.reconstruction:PSNR")
     register.metric("elbo", "hybridgen_metrics.latent:ELBO")
     register.metric("active-units", "hybridgen_metrics.latent:ActiveUnits")
+    register.metric("codebook", "hybridgen_metrics.codebook:Codebook")
     register.metric("discriminator-accuracy", "hybridgen_metrics.critic:DiscriminatorAccuracy")
