@@ -18,8 +18,8 @@ class PathLength(nn.Module):
     loss = mean over the batch of (length - a)^2, a the moving average of lengths, a constant
 
     The lengths are those of *raw* values: behind a tanh, saturated pixels would count as short paths. `pixels` is the number of
-    positions (h * w), so that lengths do not depend on the resolution. `a` starts at the first batch's mean, where the
-    authors' starts at 0, which would press every length towards 0 at first.
+    positions (h * w), so that lengths do not depend on the resolution. `a` starts at the first batch's mean, and until then
+    the loss is 0; the authors' starts at 0, which presses every length towards 0 at first.
 
     Shapes: z_prior `b ...`, noise like x; returns a scalar. Offers `path_lengths`, `b`; reports `path_length`, the average a.
 
@@ -54,7 +54,7 @@ class PathLength(nn.Module):
         return torch.linalg.vector_norm(gradient.flatten(1), dim=1)  # its gradient at 0 is 0, that of a sqrt is infinite
 
     def forward(self, path_lengths: Tensor) -> Tensor:
-        target = torch.where(self.path_length > 0, self.path_length, path_lengths.detach().mean())
+        target = torch.where(self.path_length > 0, self.path_length, path_lengths.detach())
         return (path_lengths - target).square().mean()
 
     def update(self, path_lengths: Tensor) -> None:

@@ -227,9 +227,9 @@ def test_pixels_are_positions_whatever_the_channels(shape: tuple[int, ...], pixe
 def test_the_average_starts_at_the_first_batch_and_follows_slowly() -> None:
     loss = PathLength(SHAPE, decay=0.9)
     lengths = torch.tensor([0.1, 0.2, 0.6], requires_grad=True)
-    value = loss(lengths)  # no average yet: the batch's own mean, 0.3
-    torch.testing.assert_close(value.detach(), torch.tensor((0.04 + 0.01 + 0.09) / 3))
-    torch.testing.assert_close(torch.autograd.grad(value, lengths)[0], torch.tensor([-0.4, -0.2, 0.6]) / 3)
+    value = loss(lengths)  # no average yet: nothing to be held to
+    assert float(value.detach()) == 0.0
+    assert not torch.autograd.grad(value, lengths)[0].any()
     with torch.no_grad():
         loss.update(lengths)
         assert float(loss.path_length) == pytest.approx(0.3)

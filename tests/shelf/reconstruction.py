@@ -52,7 +52,7 @@ RECIPES: dict[str, str | tuple[str, SampleSpec]] = {
     ),
     "mode-seeking": _beside("mode-seeking", GAN),
     "mode-seeking-conditional": (
-        _beside("mode-seeking", GAN.replace('[decoder]\nuse = "mlp"\nwidth = 16', '[decoder]\nuse = "conditional"')),
+        _beside("mode-seeking", GAN.replace('[decoder]\nuse = "mlp"', '[decoder]\nuse = "mlp-conditional"')),
         LABELLED,
     ),
     "path-length": _beside("path-length", GAN, weight=2.0, every=2),
