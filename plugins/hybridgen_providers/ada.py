@@ -112,16 +112,13 @@ def colour(x: Tensor, on: Named, uniforms: Named, normals: Named) -> Tensor:
     """Brightness, contrast, luma flip, hue and saturation, in this order: the grey part and the rest go ways of their own.
 
     grey -> sign * contrast * (grey + brightness)
-    x - grey -> contrast * saturation * (x - grey, turned by hue)
+    x - grey -> contrast * saturation * (x - grey, turned by hue)     0 where there is one channel
     """
-    channels = x.shape[1]
     bright = torch.where(on["brightness"], BRIGHTNESS * normals["brightness"], 0.0)
     factor = torch.where(on["contrast"], (CONTRAST * normals["contrast"]).exp2(), 1.0)
-    if channels not in (1, 3):
+    if x.shape[1] not in (1, 3):
         return each(factor) * (x + each(bright))
     sign = torch.where(on["luma"], 1 - 2 * (2 * uniforms["luma"]).floor(), 1.0)
-    if channels == 1:
-        return each(sign * factor) * (x + each(bright))
     angle = torch.where(on["hue"], (2 * uniforms["hue"] - 1) * math.pi, 0.0)
     strength = torch.where(on["saturation"], (SATURATION * normals["saturation"]).exp2(), 1.0)
     grey = x.mean(1, keepdim=True)

@@ -288,6 +288,7 @@ def test_with_p_0_ada_is_the_identity_to_the_last_bit(shape: tuple[int, int, int
     x = pictures(16, *shape).float()
     module = ada(shape, p=0, policy=EVERYTHING)
     assert torch.equal(module(x, **drawn(module, 16)), x)
+    assert torch.equal(module(x, **(drawn(module, 16) | {"coins": torch.zeros(16, len(COINS))})), x)  # the least of torch.rand
 
 
 def test_with_p_1_ada_changes_every_sample_by_every_transform() -> None:
