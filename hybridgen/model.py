@@ -23,7 +23,7 @@ from hybridgen import randomness
 from hybridgen.data import SampleSpec
 from hybridgen.errors import Problem, RecipeError
 from hybridgen.graph import SCALARS, Env, Graph, nodes
-from hybridgen.phases import Planner
+from hybridgen.phases import Hold, Planner
 from hybridgen.quantities import Missing, Noise, Scope, Wiring
 from hybridgen.recipe import Part, Recipe
 from hybridgen.registry import Component
@@ -49,7 +49,7 @@ class Model:
     noise: dict[str, Noise]
     wiring: Wiring
     state_updates: dict[str, tuple[tuple[str, str], ...]]
-    holds: dict[str, tuple[str, ...]]
+    holds: dict[str, Hold]
 
     def planner(self, autocast: torch.dtype | None = None) -> Planner:
         simultaneous = self.recipe.train.updates == "simultaneous"
@@ -177,24 +177,31 @@ def _wire(recipe: Recipe, spec: SampleSpec, parts: dict[str, Any]) -> Model:
     return Model(recipe, spec, modules, owner, graph, tuple(terms), wiring.noise, wiring, updates, holds)
 
 
-def _holds(recipe: Recipe, wiring: Wiring) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
-    """Part -> the quantities that leave its update out, one for each generated batch that they speak of."""
-    found: dict[str, tuple[str, ...]] = {}
+def _holds(recipe: Recipe, wiring: Wiring) -> tuple[dict[str, Hold], list[Problem]]:
+    """Part -> what leaves its update out: a provider of the recipe, on all generated batches at once; or a quantity."""
+    found: dict[str, Hold] = {}
     problems = []
     for part in (recipe.latent, recipe.encoder, recipe.decoder, *recipe.critics.values()):
         if part is None or part.hold is None:
             continue
-        critic = wiring.critic_of(part.path)
-        batches = range(len(recipe.critics[critic].fake) if critic else 1)
+        critic, path = wiring.critic_of(part.path), f"quantity.{part.hold}"
         try:
-            keys = [wiring.key(part.hold, Scope(part.path, critic=critic, fake=i)) for i in batches]
+            if part.hold in recipe.quantities:
+                function = wiring.parts[path]
+                asking = function.forward if isinstance(function, nn.Module) else function
+                scope = Scope(path, recipe.quantities[part.hold].inputs, critic)
+                found[part.path] = Hold(function, wiring.joint_arguments(asking, scope))
+            else:
+                found[part.path] = Hold(_itself, (("value", wiring.key(part.hold, Scope(part.path, critic=critic))),))
         except Missing as missing:
             path = f"{part.path}.hold"
             what = f"[{part.path}] is held by `{part.hold}`: {missing}"
             problems.append(Problem(what, recipe.where(path), path))
-            continue
-        found[part.path] = tuple(dict.fromkeys(keys))
     return found, problems
+
+
+def _itself(value: Tensor) -> Tensor:
+    return value
 
 
 def _unreported(recipe: Recipe, path: str, module: nn.Module) -> list[Problem]:

@@ -90,6 +90,18 @@ def sum_of(values: list[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """What leaves a part's update out where it is above 0: a function of quantities of the joint batch."""
+
+    function: Callable[..., Tensor]
+    arguments: tuple[tuple[str, str], ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(key for _, key in self.arguments)
+
+
+@dataclass(frozen=True)
 class Plan:
     """The phases of a step for one set of active terms; None where there is nothing to do.
 
@@ -102,7 +114,7 @@ class Plan:
     generator: Phase | None
     preview: Phase | None
     state_updates: Mapping[str, tuple[tuple[str, str], ...]]  # part -> arguments of its `update` method
-    holds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # part -> quantities that leave its update out
+    holds: Mapping[str, Hold] = field(default_factory=dict)  # part -> what leaves its update out
 
     @property
     def phases(self) -> list[Phase]:
@@ -131,7 +143,7 @@ class Planner:
         simultaneous: bool = False,
         autocast: torch.dtype | None = None,
         state_updates: Mapping[str, tuple[tuple[str, str], ...]] | None = None,
-        holds: Mapping[str, tuple[str, ...]] | None = None,
+        holds: Mapping[str, Hold] | None = None,
         decisions: Mapping[str, float | None] | None = None,
     ) -> None:
         self.graph = graph
@@ -154,8 +166,8 @@ class Planner:
         generator_terms = tuple(term for term in active if term.side == "generator")
         updates = self._updates_of(active)
         # what speaks of a critic holds a part back in the steps in which that critic learns
-        holds = {part: keys for part, keys in self.holds.items() if critic_terms or not any(map(self._late, keys))}
-        held = {key for keys in holds.values() for key in keys}
+        holds = {part: hold for part, hold in self.holds.items() if critic_terms or not any(map(self._late, hold.keys))}
+        held = {key for hold in holds.values() for key in hold.keys}
         if self.simultaneous or not critic_terms:
             idle = () if critic_terms else self._side["discriminator"]
             keeps = {key for arguments in updates.values() for _, key in arguments} | held

@@ -364,12 +364,14 @@ def _of(player: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if mine(name)}
 
 
+@torch.no_grad()
 def holding(plan: Plan, results: Sequence[Result]) -> dict[str, Tensor]:
-    """Part -> 1.0 where a quantity holds its update back; any micro-batch or generated batch suffices."""
+    """Part -> 1.0 where it is held back, judged on the joint batch."""
+    envs = [without_history(result.kept) for result in results]
     found = {}
-    for part, keys in plan.holds.items():
-        signals = torch.stack([result.kept[key].detach().float() for key in keys for result in results])
-        found[part] = (signals > 0).any().float()
+    for part, hold in plan.holds.items():
+        given = {name: joined([env[key] for env in envs]) for name, key in hold.arguments}
+        found[part] = (hold.function(**given) > 0).any().float()
     return found
 
 

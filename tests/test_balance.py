@@ -205,6 +205,25 @@ def test_a_critic_is_held_by_what_it_says_of_any_generated_batch(make: Callable[
         assert not torch.equal(after["decoder/to_raw.weight"], values_before["decoder/to_raw.weight"])
 
 
+def test_what_holds_a_part_sees_the_joint_batch_whatever_the_micro_batches(make: Callable[..., Training]) -> None:
+    """Ahead on one generated batch and behind on another is neither: judged apart, both players would wait for ever."""
+    gates = '[quantity.ahead]\nuse = "critic-ahead"\n[quantity.behind]\nuse = "critic-behind"\n'
+    text = VAGAN.replace("[discriminator]", '[discriminator]\nhold = "ahead"').replace(
+        "[decoder]", '[decoder]\nhold = "behind"'
+    )
+    whole, pieces = make(text + gates), make(text + gates, "train.accumulate=4")
+    shown: list[tuple[int, ...]] = []
+    for path in ("quantity.ahead", "quantity.behind"):
+        for state in (whole, pieces):
+            state.model.parts[path].register_forward_pre_hook(
+                lambda m, args, given: shown.append((len(given["real_logits"]), len(given["fake_logits"]))), with_kwargs=True
+            )
+    for step in (1, 2, 3):
+        values = [train_step(state, [batch(seed=step)], step) for state in (whole, pieces)]
+        assert [float(v["state.decoder.held"]) for v in values] == [float(values[0]["state.decoder.held"])] * 2
+    assert set(shown) == {(8, 16)}
+
+
 def test_holding_reads_nothing_from_the_device_and_resumes(make: Callable[..., Training]) -> None:
     text = VAGAN.replace("[discriminator]", '[quantity.sure]\nuse = "confident"\n[discriminator]\nhold = "sure"')
     whole, first, second = make(text), make(text), make(text)

@@ -31,8 +31,8 @@ class CriticAhead(nn.Module):
     behind  either is above target + margin
     1 if ahead and not behind
 
-    Use it with `critic-behind` and the same target and margin. It is a tensor: nothing waits for the device. The means of a
-    batch decide, so it couples its samples.
+    Use it with `critic-behind` and the same target and margin. It is a tensor: nothing waits for the device. The means decide
+    of the joint batch, and of all generated batches together.
 
     Shapes: real_logits, fake_logits `b ...`; returns a scalar, 0.0 or 1.0.
     Raises: ValueError where target - margin is not above 0: no loss is ever below it.
@@ -42,8 +42,6 @@ class CriticAhead(nn.Module):
         penalty. Never 1: the margin is too wide to matter.
     Source: the authors' code of Larsen et al. 2015 (arXiv:1512.09300), target 0.68 and margin 0.35; the paper lacks it.
     """
-
-    couples_batch = True
 
     def __init__(self, *, target: Target = LOG_2, margin: Margin = 0.35) -> None:
         super().__init__()
@@ -66,8 +64,8 @@ class CriticBehind(nn.Module):
     1 if behind and not ahead
 
     A decoder that descends a critic who knows less than a coin learns nothing of the data. Use it with `critic-ahead` and
-    the same target and margin. It is a tensor: nothing waits for the device. The means of a batch decide, so it couples
-    its samples.
+    the same target and margin. It is a tensor: nothing waits for the device. The means decide of the joint batch, and of
+    all generated batches together.
 
     Shapes: real_logits, fake_logits `b ...`; returns a scalar, 0.0 or 1.0.
     When: beside `critic-ahead`, or alone where a critic loses ground for long; `train.critic_steps` above 1 gives the
@@ -76,8 +74,6 @@ class CriticBehind(nn.Module):
         decoder waits for ever.
     Source: the authors' code of Larsen et al. 2015 (arXiv:1512.09300), target 0.68 and margin 0.35; the paper lacks it.
     """
-
-    couples_batch = True
 
     def __init__(self, *, target: Target = LOG_2, margin: Margin = 0.35) -> None:
         super().__init__()
