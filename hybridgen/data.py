@@ -64,7 +64,8 @@ class SampleSpec:
     def to_model(self, stored: Tensor) -> Tensor:
         """Stored values in model space, float32. Shapes: `b ...` -> `b ...`; tokens `b l` -> `b l v`."""
         if self.kind == "tokens":
-            return torch.nn.functional.one_hot(stored.long(), self.shape[1]).float()
+            # torch's one_hot looks at the values, which on some devices means waiting for them
+            return (stored.unsqueeze(-1) == torch.arange(self.shape[1], device=stored.device)).float()
         values = stored.float()
         if (self.low, self.high) == (-1.0, 1.0):
             return values

@@ -88,6 +88,8 @@ def _snippet(component: Any, signature: Any, required: Any) -> list[str]:
         "provider": "quantity.my_name",
         "reporter": f"reporter.{component.name}",
     }.get(component.kind, component.kind)
+    if component.kind == "provider" and any(fact.name == "judged_shape" for fact in signature.facts):
+        header = "discriminator.augment"  # it knows what is judged: an augmentation
     lines = [f"  [{header}]", f'  use = "{component.name}"']
     for option in signature.options.values():
         if option.default is required:
