@@ -144,7 +144,28 @@ def test_it_resumes_bit_for_bit_with_whatever_state_it_keeps(case: str, make: Ma
     close(everything(second), everything(whole), rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("case", CASES)
+# tracing takes seconds a recipe: here one of each sort, the rest with the slow tests
+QUICK = (
+    "critics:wasserstein-gradient-penalty",
+    "critics:relativistic-pairing",
+    "critics:lecam",
+    "latent_terms:tc-weighted",
+    "latent_terms:factor",
+    "latent_terms:iwae",
+    "latents:vamp-points",
+    "latents:vector-quantised",
+    "latents:info",
+    "nets:conv-conditional-spatial",
+    "nets:residual-spatial",
+    "providers:instance-noise",
+    "reconstruction:path-length",
+    "reconstruction:perceptual-program",
+    "reconstruction:ssim",
+)
+assert set(QUICK) <= CASES.keys()
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[] if c in QUICK else [pytest.mark.slow]) for c in CASES])
 def test_it_compiles_without_a_graph_break_and_agrees_with_eager_code(case: str, make: Make) -> None:
     eager, fast = make(case, *SGD, "optim.lr=0.01"), make(case, *SGD, "optim.lr=0.01")
     fast._wrap = lambda phase: compiled(phase, backend="aot_eager")  # type: ignore[method-assign]
