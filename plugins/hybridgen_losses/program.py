@@ -32,7 +32,7 @@ OPERATORS: Final = frozenset(
     hardtanh hardtanh_ hardswish hardswish_ hardsigmoid hardsigmoid_ softmax _softmax _safe_softmax log_softmax _log_softmax
     max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d
     mean sum amax amin var add add_ sub mul mul_ div div_ neg abs pow square sqrt rsqrt reciprocal exp log clamp clamp_min
-    clamp_max minimum maximum linalg_vector_norm norm
+    clamp_max minimum maximum where masked_fill linalg_vector_norm norm
     reshape view _unsafe_view flatten unflatten permute transpose t squeeze unsqueeze expand cat concat stack split
     split_with_sizes chunk unbind slice select narrow index roll repeat pad constant_pad_nd reflection_pad2d replication_pad2d
     pixel_shuffle pixel_unshuffle upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
@@ -138,8 +138,6 @@ def _node(node: Mapping[str, Any], weights: Mapping[str, str], path: Path) -> No
     function: Callable[..., Any]
     if aten and aten[1] in OPERATORS and not aten[2].endswith("out"):
         function = getattr(getattr(torch.ops.aten, aten[1]), aten[2])
-        if aten[1] == "sym_size":
-            function = _size
     elif (plain := re.fullmatch(r"_operator\.(\w+)", target)) and plain[1] in ARITHMETIC:
         function = getattr(operator, plain[1])
     else:
@@ -194,10 +192,6 @@ def _list(reads: list[Read]) -> Read:
     return lambda env: [read(env) for read in reads]
 
 
-def _size(x: Tensor, dim: int) -> int:
-    return x.shape[dim]
-
-
 def _outputs(outputs: list[dict[str, Any]]) -> str | list[str]:
     """The name of a single result, or those of several."""
     if len(outputs) == 1:
@@ -237,10 +231,9 @@ def _weights(archive: zipfile.ZipFile, path: Path) -> dict[str, Tensor]:
             flat = torch.frombuffer(data, dtype=DTYPES[meta["dtype"]]) if data else torch.empty(0, dtype=DTYPES[meta["dtype"]])
             sizes, strides = ([int(side["as_int"]) for side in meta[key]] for key in ("sizes", "strides"))
             try:
-                tensor = flat.as_strided(sizes, strides, int(meta["storage_offset"]["as_int"])).clone()
+                found[name] = flat.as_strided(sizes, strides, int(meta["storage_offset"]["as_int"])).clone()
             except RuntimeError as error:
                 raise ProgramError(
                     f"{path}: `{name}` has fewer values than its shape {sizes} wants; the file is damaged"
                 ) from error
-            found[name] = tensor.to(torch.float32) if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
     return found

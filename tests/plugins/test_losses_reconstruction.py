@@ -460,6 +460,39 @@ class Varied(nn.Module):
         return g, torch.cat([left, right], 1), F.interpolate(pooled, scale_factor=2.0, mode="bilinear")
 
 
+class Types(nn.Module):
+    """Weights, and numbers on the way, of several types and layouts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(1, 4, 3, padding=1).to(torch.bfloat16)
+        self.scale = nn.Parameter(torch.rand(4, 1, 1, dtype=torch.float64))
+        self.register_buffer("small", torch.tensor([0.5, 1.5, 2.5], dtype=torch.float16))
+        self.register_buffer("order", torch.tensor([2, 0, 3]))
+        self.register_buffer("keep", torch.tensor([True, False, True]))
+        self.register_buffer("whole", torch.rand(5, 3))
+        self.register_buffer("turned", self.whole.t())  # one storage for both
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.body(x.to(torch.bfloat16))
+        g = (h.to(torch.float64) * self.scale)[:, self.order].float().contiguous(memory_format=torch.channels_last)
+        g = g * self.small.float()[:, None, None] * self.keep.float()[:, None, None]
+        g = g.clone(memory_format=torch.contiguous_format) + g.clone(memory_format=torch.preserve_format)
+        return h, torch.einsum("bchw,cd->bdhw", g, self.turned)
+
+
+class Counts(nn.Module):
+    """A network that changes a buffer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add_(1.0)
+        return x + self.seen
+
+
 def exported(net: nn.Module, path: Path, example: Tensor, dynamic: Any = ({0: torch.export.Dim.DYNAMIC},)) -> Path:
     torch.export.save(torch.export.export(net, (example,), dynamic_shapes=dynamic), path)
     return path
@@ -482,10 +515,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("networks")
     exported(seeded(Small), folder / "small.pt2", torch.rand(2, 1, 8, 6))
     exported(seeded(Varied), folder / "varied.pt2", torch.rand(2, 3, 8, 8))
+    exported(seeded(Types), folder / "types.pt2", torch.rand(2, 1, 4, 1))
     return folder
 
 
-@pytest.mark.parametrize(("name", "kind", "shape"), [("small", Small, (1, 8, 6)), ("varied", Varied, (3, 8, 8))])
+@pytest.mark.parametrize(
+    ("name", "kind", "shape"), [("small", Small, (1, 8, 6)), ("varied", Varied, (3, 8, 8)), ("types", Types, (1, 4, 1))]
+)
 def test_a_program_computes_what_the_network_did(files: Path, name: str, kind: type[nn.Module], shape: tuple[int, ...]) -> None:
     program, net = Program(files / f"{name}.pt2"), seeded(kind)
     x = pictures(5, *shape).requires_grad_()
@@ -497,6 +533,16 @@ def test_a_program_computes_what_the_network_did(files: Path, name: str, kind: t
     torch.testing.assert_close(gradient(total[0], x), gradient(total[1], x))
     assert program.channels == shape[0]
     assert program.sides == shape[1:]
+    assert program.state_dict() == {}
+    assert [f.dtype for f in got] == [f.dtype for f in expected]
+
+
+def test_a_networks_own_precision_ends_at_its_features(files: Path) -> None:
+    loss = Perceptual((1, 4, 1), "tanh", network="program", weights=files / "types.pt2", layers=(0,), normalise=False)
+    x, recon, net = pictures(3, 1, 4, 1).bfloat16(), pictures(3, 1, 4, 1, seed=1).bfloat16(), seeded(Types)
+    a, b = (net((v.float() + 1) / 2)[0] for v in (x, recon))
+    assert a.dtype == torch.bfloat16
+    torch.testing.assert_close(loss(x, recon), (a.float() - b.float()).square().mean())
 
 
 def test_a_program_compiles_whole_and_can_be_copied(files: Path) -> None:
@@ -538,6 +584,27 @@ def test_perceptual_leaves_pictures_in_0_to_1_without_mean_and_std(files: Path) 
     x, recon, net = pictures(3, 1, 8, 6), pictures(3, 1, 8, 6, seed=1), seeded(Small)
     expected = (net((x + 1) / 2)[1] - net((recon + 1) / 2)[1]).square().mean()
     torch.testing.assert_close(loss(x, recon), expected)
+
+
+class Vector(nn.Module):
+    """One vector a picture, as CLIP or DINO give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(1, 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).mean((2, 3))
+
+
+def test_perceptual_with_one_vector_a_picture(tmp_path: Path) -> None:
+    path, net = exported(seeded(Vector), tmp_path / "vector.pt2", torch.rand(2, 1, 8, 6)), seeded(Vector)
+    x, recon = pictures(3, 1, 8, 6), pictures(3, 1, 8, 6, seed=1)
+    a, b = net((x + 1) / 2), net((recon + 1) / 2)
+    cosine = Perceptual((1, 8, 6), "tanh", network="program", weights=path)(x, recon)
+    torch.testing.assert_close(cosine, (2 - 2 * F.cosine_similarity(a, b)).mean(), atol=1e-6, rtol=1e-4)
+    plain = Perceptual((1, 8, 6), "tanh", network="program", weights=path, normalise=False)(x, recon)
+    torch.testing.assert_close(plain, (a - b).square().mean())
 
 
 def test_perceptual_gives_no_gradient_to_the_original_and_has_nothing_to_train(files: Path) -> None:
@@ -747,6 +814,9 @@ def test_a_network_that_is_no_feature_network_is_refused(tmp_path: Path) -> None
         Program(path)
     path = exported(Small().train(), tmp_path / "statistics.pt2", x, batch)
     with pytest.raises(ValueError, match=r"call net.eval\(\) first"):
+        Program(path)
+    path = exported(Counts(), tmp_path / "counts.pt2", x, batch)
+    with pytest.raises(ValueError, match=r"changes its own buffers; call net.eval\(\) first"):
         Program(path)
     path = exported(Odd(), tmp_path / "odd.pt2", x, batch)
     with pytest.raises(ValueError, match=r"calls torch.ops.aten.special_bessel_j0.default, which a feature network may not"):
