@@ -584,6 +584,8 @@ def test_perceptual_leaves_pictures_in_0_to_1_without_mean_and_std(files: Path) 
     x, recon, net = pictures(3, 1, 8, 6), pictures(3, 1, 8, 6, seed=1), seeded(Small)
     expected = (net((x + 1) / 2)[1] - net((recon + 1) / 2)[1]).square().mean()
     torch.testing.assert_close(loss(x, recon), expected)
+    half = loss(x.bfloat16(), recon.bfloat16())
+    torch.testing.assert_close(half, loss(x.bfloat16().float(), recon.bfloat16().float()))
 
 
 class Vector(nn.Module):
