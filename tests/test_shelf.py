@@ -25,6 +25,7 @@ from hybridgen.model import build
 from hybridgen.precision import Choices
 from hybridgen.recipe import load_recipe
 from hybridgen.registry import load_registry
+from hybridgen.signature import REQUIRED, constructor, convert
 from hybridgen.step import Training, compiled, train_step
 
 AREAS = {
@@ -223,6 +224,14 @@ def test_each_component_is_at_work_in_a_small_recipe(folder: Path) -> None:
         parts = (*single, *critics, *recipe.losses.values(), *recipe.quantities.values())
         used |= {(p.component.kind, p.component.qualified) for p in parts if p is not None}
     assert [c.qualified for c in SHIPPED if c.kind in TAUGHT and (c.kind, c.qualified) not in used] == []
+
+
+@pytest.mark.parametrize("component", SHIPPED, ids=lambda c: f"{c.kind}-{c.name}")
+def test_defaults_are_what_the_type_hints_allow(component: Any) -> None:
+    for option in constructor(component.load()).options.values():
+        if option.default is not REQUIRED:
+            value = list(option.default) if isinstance(option.default, tuple) else option.default
+            assert convert(value, option.annotation) == option.default, f"{option.name} = {option.default!r}"
 
 
 @pytest.mark.parametrize("component", [c for c in SHIPPED if c.kind in TAUGHT], ids=lambda c: f"{c.kind}-{c.name}")

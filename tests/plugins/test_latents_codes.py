@@ -200,6 +200,15 @@ def test_the_term_is_the_batch_mean_and_its_gradient_raises_what_q_says() -> Non
     torch.testing.assert_close(said.grad, torch.full((5,), -0.2))
 
 
+def test_the_log_variances_of_q_are_clamped_on_both_sides() -> None:
+    latent = Info(noise=1, categories=(), continuous=1, limit=3.0)
+    z = torch.zeros(2, 2)
+    for raw, held in ((50.0, 3.0), (-50.0, -3.0)):
+        code = torch.tensor([[0.5, raw]]).expand(2, 2)
+        expected = Normal(0.5, math.exp(held / 2)).log_prob(torch.tensor(0.0))
+        torch.testing.assert_close(latent.code_log_prob(code, z), expected.expand(2))
+
+
 def test_an_info_latent_without_codes_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to read back"):
         Info(categories=(), continuous=0)
