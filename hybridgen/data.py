@@ -136,6 +136,8 @@ def open_data(source: Dataset, options: Data) -> dict[str, Arrays]:
 def _verify(arrays: Arrays, spec: SampleSpec, name: str) -> None:
     if tuple(arrays.x.shape[1:]) != spec.stored_shape:
         raise DataError(f"the {name} examples have the shape {tuple(arrays.x.shape[1:])}, expected {spec.stored_shape}")
+    if spec.kind == "tokens" and (arrays.x.is_floating_point() or arrays.x.dtype == torch.bool):
+        raise DataError(f"the {name} tokens are {arrays.x.dtype}, expected whole numbers (an integer type)")
     if spec.kind == "tokens" and len(arrays) and not 0 <= int(arrays.x.min()) <= int(arrays.x.max()) < spec.shape[1]:
         low, high = int(arrays.x.min()), int(arrays.x.max())
         raise DataError(f"{name} tokens run from {low} to {high}, expected 0 to {spec.shape[1] - 1}")

@@ -93,6 +93,10 @@ class Graph:
                 stack.extend(self.definitions[key].inputs)
         return leaves
 
+    def batched(self, key: str) -> bool:
+        """Whether a quantity has the batch's axis: weights and most priors depend on no example."""
+        return bool(self.leaves_of([key]) - SCALARS)
+
     def order(self, targets: Iterable[str], given: Iterable[str] = ()) -> list[Definition]:
         """The definitions that `targets` need beyond `given`, each after what it asks for."""
         done, ordered = set(given), []

@@ -204,7 +204,7 @@ def _log(session: Session, step: int, clock: Clock, meter: Meter, *, keep: bool 
         values[f"weight.{loss.name}"] = loss.weight.at(step, steps)
         if any(term.name == loss.name and term.side == "discriminator" for term in session.model.terms):
             values[f"weight.{loss.name}.discriminator"] = loss.discriminator_weight.at(step, steps)
-    for player in state.optimisers:
+    for player in (p for p, parameters in state.parameters.items() if parameters):
         values[f"lr.{player}"] = recipe.optim[player].lr.at(step, steps)
         values[f"total.{player}"] = _total(session, player, values)
     values |= meter.read()
@@ -221,7 +221,8 @@ def _total(session: Session, player: str, values: Mapping[str, float]) -> float:
     total = 0.0
     for term in session.model.terms:
         if term.side == player and f"loss.{term.label}" in values:
-            total += values[f"loss.{term.label}"] * values.get(f"weight.{term.label}", 0.0)
+            factor = values.get(f"state.loss.{term.label}.balance", 1.0)
+            total += values[f"loss.{term.label}"] * values.get(f"weight.{term.label}", 0.0) * factor
     return total
 
 
@@ -346,7 +347,10 @@ def _diversity(session: Session, model: GenerativeModel) -> float | None:
     except UnavailableError:
         return None
     chosen = torch.randperm(len(session.validation), generator=randomness.generator(torch.device("cpu"), 0, "diversity"))
-    real = session.model.spec.to_model(session.validation.x[chosen[:count]])
+    spec = session.model.spec
+    real = spec.to_model(session.validation.x[chosen[:count]])
+    if spec.kind == "tokens":  # a distribution over tokens varies less than tokens do
+        made = spec.to_model(spec.to_stored(made))
     spread = [float(x.float().flatten(1).var(0).mean().sqrt()) for x in (made, real)]
     return spread[0] / max(spread[1], 1e-12)
 

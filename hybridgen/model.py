@@ -27,7 +27,7 @@ from hybridgen.phases import Hold, Planner
 from hybridgen.quantities import Missing, Noise, Scope, Wiring
 from hybridgen.recipe import Part, Recipe
 from hybridgen.registry import Component
-from hybridgen.routing import Term, define_terms, players
+from hybridgen.routing import Term, define_terms, players, trainable
 from hybridgen.signature import constructor
 
 
@@ -68,11 +68,14 @@ class Model:
     def decisions(self) -> dict[str, float | None]:
         """Discriminator -> the logit above which it takes a sample for real, as the losses that play with it say.
 
-        A loss says so in its attribute `decision`; None where only differences of logits count. 0 where no loss says anything.
+        A loss says so in its attribute `decision`: None where only differences of logits count, and where two losses differ.
         """
         losses = {name: self.parts[f"loss.{name}"] for name in self.recipe.losses}
         games = {name: module for name, module in losses.items() if hasattr(module, "decision")}
-        return {self.wiring.loss_critic(name): module.decision for name, module in games.items()}  # type: ignore[misc]
+        found: dict[str, set[float | None]] = {}
+        for name, module in games.items():
+            found.setdefault(self.wiring.loss_critic(name), set()).add(module.decision)  # type: ignore[arg-type]
+        return {critic: one.pop() if len(one) == 1 else None for critic, one in found.items()}
 
     def parameters(self, player: str) -> list[nn.Parameter]:
         """The trainable parameters of one player, in the recipe's order."""
@@ -162,14 +165,13 @@ def _wire(recipe: Recipe, spec: SampleSpec, parts: dict[str, Any]) -> Model:
     updates = {}
     for path, module in modules.items():
         if callable(getattr(module, "update", None)):
-            inputs = recipe.losses[path.removeprefix("loss.")].inputs if path.startswith("loss.") else {}
-            scope = Scope(path, inputs, wiring.critic_of(path))
+            scope = Scope(path, _inputs_of(recipe, path), wiring.critic_of(path))
             try:
                 updates[path] = wiring.joint_arguments(module.update, scope)  # type: ignore[arg-type]
             except Missing as missing:
                 problems.append(wiring.problem(path, f"[{path}]'s update", missing))
         problems += _unreported(recipe, path, module)
-    holds, unheld = _holds(recipe, wiring)
+    holds, unheld = _holds(recipe, wiring, modules)
     problems += unheld
     if problems:
         raise RecipeError(problems)
@@ -177,7 +179,13 @@ def _wire(recipe: Recipe, spec: SampleSpec, parts: dict[str, Any]) -> Model:
     return Model(recipe, spec, modules, owner, graph, tuple(terms), wiring.noise, wiring, updates, holds)
 
 
-def _holds(recipe: Recipe, wiring: Wiring) -> tuple[dict[str, Hold], list[Problem]]:
+def _inputs_of(recipe: Recipe, path: str) -> Mapping[str, str]:
+    """What the recipe rebinds for a part."""
+    parts = (recipe.latent, recipe.encoder, recipe.decoder, *recipe.critics.values(), *recipe.losses.values())
+    return next((p.inputs for p in (*parts, *recipe.quantities.values()) if p is not None and p.path == path), {})
+
+
+def _holds(recipe: Recipe, wiring: Wiring, modules: Mapping[str, nn.Module]) -> tuple[dict[str, Hold], list[Problem]]:
     """Part -> what leaves its update out: a provider of the recipe, on all generated batches at once; or a quantity."""
     found: dict[str, Hold] = {}
     problems = []
@@ -185,6 +193,10 @@ def _holds(recipe: Recipe, wiring: Wiring) -> tuple[dict[str, Hold], list[Proble
         if part is None or part.hold is None:
             continue
         critic, path = wiring.critic_of(part.path), f"quantity.{part.hold}"
+        if not trainable(modules[part.path]) and not hasattr(modules[part.path], "update"):
+            what = f"[{part.path}] has nothing that learns, so there is no update to hold back"
+            problems.append(Problem(what, recipe.where(f"{part.path}.hold"), f"{part.path}.hold", "remove it"))
+            continue
         try:
             if part.hold in recipe.quantities:
                 function = wiring.parts[path]
@@ -192,7 +204,9 @@ def _holds(recipe: Recipe, wiring: Wiring) -> tuple[dict[str, Hold], list[Proble
                 scope = Scope(path, recipe.quantities[part.hold].inputs, critic)
                 found[part.path] = Hold(function, wiring.joint_arguments(asking, scope))
             else:
-                found[part.path] = Hold(_itself, (("value", wiring.key(part.hold, Scope(part.path, critic=critic))),))
+                found[part.path] = Hold(
+                    _itself, wiring.joint_arguments(_itself, Scope(part.path, {"value": part.hold}, critic))
+                )
         except Missing as missing:
             path = f"{part.path}.hold"
             what = f"[{part.path}] is held by `{part.hold}`: {missing}"
@@ -207,8 +221,10 @@ def _itself(value: Tensor) -> Tensor:
 def _unreported(recipe: Recipe, path: str, module: nn.Module) -> list[Problem]:
     """Names in a part's `reports` that are no scalar buffers."""
     buffers = dict(module.named_buffers())
-    wrong = [name for name in getattr(module, "reports", ()) if name not in buffers or buffers[name].ndim]
-    return [Problem(f"`reports` names `{name}`, which is no scalar buffer", recipe.where(path), path) for name in wrong]
+    named = getattr(module, "reports", ())
+    wrong = [f"`{name}`, which is no scalar buffer" for name in named if name not in buffers or buffers[name].ndim]
+    wrong += [f"`{name}`, which is hybridgen's own word there" for name in named if name in ("balance", "held")]
+    return [Problem(f"`reports` names {what}", recipe.where(path), path) for what in wrong]
 
 
 def _facts(recipe: Recipe, spec: SampleSpec) -> dict[str, Any]:
@@ -368,8 +384,20 @@ def _dry_run(model: Model) -> None:
             if problems:  # what follows would only repeat it in other words
                 raise RecipeError(problems)
     problems += [p for term in model.terms if (p := _not_scalar(model, term, env))]
+    problems += [p for path, hold in plan.holds.items() if (p := _not_a_signal(model, path, hold, env))]
     if problems:
         raise RecipeError(problems)
+
+
+def _not_a_signal(model: Model, path: str, hold: Hold, env: Env) -> Problem | None:
+    """What is wrong with the quantity that holds a part back, if anything."""
+    where = f"{path}.hold"
+    with _explained(model.recipe, where):
+        value = hold.function(**{name: env[key] for name, key in hold.arguments})
+    if isinstance(value, Tensor) and value.ndim == 0:
+        return None
+    got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    return Problem(f"what holds [{path}] back is {got}; expected a scalar tensor", model.recipe.where(where), where)
 
 
 def _misshapen(model: Model, key: str, part: str, value: Any) -> Problem | None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hybridgen.graph import Call, Env, Graph, detach, nodes
 from hybridgen.recipe import Critic
-from hybridgen.routing import Group, Term, groups
+from hybridgen.routing import Group, Term, groups, trainable
 
 Weights = Mapping[str, Tensor]
 
@@ -67,8 +67,9 @@ class Phase:
         ]
         apart = tuple({label: terms.pop(label) for label in balanced if label in terms} for terms in weighted)
         totals = tuple(sum_of(list(terms.values())) for terms in weighted)
+        shares = {term.label: term.trains.get("decoder", 0.0) for term in self.terms}
         compared = {
-            label: (env[keys[label]], sum_of([weights[other] * env[keys[other]] for other in others]))
+            label: (env[keys[label]], sum_of([weights[other] * shares[other] * env[keys[other]] for other in others]))
             for label, others in balanced.items()
             if others
         }
@@ -166,7 +167,8 @@ class Planner:
         generator_terms = tuple(term for term in active if term.side == "generator")
         updates = self._updates_of(active)
         # what speaks of a critic holds a part back in the steps in which that critic learns
-        holds = {part: hold for part, hold in self.holds.items() if critic_terms or not any(map(self._late, hold.keys))}
+        learning = {part for term in critic_terms for part in term.trains}
+        holds = {part: hold for part, hold in self.holds.items() if self._critics_of(hold.keys) <= learning}
         held = {key for hold in holds.values() for key in hold.keys}
         if self.simultaneous or not critic_terms:
             idle = () if critic_terms else self._side["discriminator"]
@@ -232,6 +234,10 @@ class Planner:
 
     def _late(self, key: str) -> bool:
         return bool(self.graph.parts_of(key) & self._side["discriminator"])
+
+    def _critics_of(self, keys: Iterable[str]) -> set[str]:
+        touched = {part for key in keys for part in self.graph.parts_of(key) & self._side["discriminator"]}
+        return {part for part in touched if trainable(self.parts[part])}
 
     def _attached(self, key: str) -> bool:
         return bool(self.graph.parts_of(key) & self._side["generator"])

@@ -35,19 +35,19 @@ def draw(
     from hybridgen.errors import UnavailableError
 
     points = model.spec.kind == "vector" and model.spec.shape == (2,)
-    real = model.spec.to_model(validation.x[:2000]) if validation is not None else None
+    shown = 2000 if points else max(count // 2, 1)
+    real = model.spec.to_model(validation.x[:shown]) if validation is not None else None
     with contextlib.suppress(UnavailableError):  # a model without a prior has no samples to draw
         path = folder / f"samples-{step:08d}.png"
         save_samples(path, model.sample(2000 if points else count, seed=0), model.spec, real if points else None)
         yield "samples", path, cells(model.spec, count)
     with contextlib.suppress(UnavailableError):  # one without an encoder no reconstructions
         if real is not None and len(real):
-            shown = real[: 2000 if points else max(count // 2, 1)]
             path = folder / f"reconstructions-{step:08d}.png"
-            label = None if validation is None or validation.label is None else validation.label[: len(shown)]
-            made = model.reconstruct(shown, label=label if model.spec.classes else None)
-            save_comparison(path, shown, made.cpu(), model.spec)
-            yield "reconstructions", path, cells(model.spec, len(shown), pairs=True)
+            label = None if validation is None or validation.label is None else validation.label[: len(real)]
+            made = model.reconstruct(real, label=label if model.spec.classes else None)
+            save_comparison(path, real, made.cpu(), model.spec)
+            yield "reconstructions", path, cells(model.spec, len(real), pairs=True)
 
 
 def cells(spec: SampleSpec, count: int, *, pairs: bool = False) -> dict[str, Any] | None:

@@ -23,6 +23,11 @@ from hybridgen.recipe import Critic, Recipe
 from hybridgen.signature import asks
 
 NOISE = ("noise", "noise_z", "uniform")
+REAL_ONLY = {
+    "x": "a decoder that asks for `x` can't decode prior samples",
+    "tokens": "they are those of the real batch, and generated samples have none",
+    "mask": "it is that of the real batch, and generated samples have none",
+}
 PER_FAKE = frozenset({"fake_logits", "fake_features", "judged_fake"})
 LEAVES = frozenset({"x", "label", "fake_label", "tokens", "mask", "step", "progress"})
 
@@ -153,6 +158,8 @@ class Wiring:
         if name not in draws or name in scope.inputs:
             return None
         kind, shape = draws[name]
+        if kind not in ("normal", "uniform"):
+            raise Missing(f'draws `{name}` of the kind {kind!r}; there are "normal" and "uniform"')
         key = f"{name}@{scope.asker}"
         self.noise[key] = Noise(kind, tuple(shape))
         return key
@@ -259,7 +266,8 @@ class Wiring:
     def _fake_code(self) -> Definition:
         self._part("encoder")
         self.key("fake", Scope("encoder"))
-        return self._network("fake_code", "encoder", {"x": "fake", "label": "fake_label"}, {})
+        without = {name: why for name, why in REAL_ONLY.items() if name != "x"}
+        return self._network("fake_code", "encoder", {"x": "fake", "label": "fake_label"}, without)
 
     def _posterior(self) -> Definition:
         self._part("encoder", ", hence no posterior")
@@ -290,7 +298,7 @@ class Wiring:
         if key == "recon_raw":
             return self._network(key, "decoder", {"z": z}, {})
         bound = {"z": z, "label": "fake_label"}
-        return self._network(key, "decoder", bound, {"x": "a decoder that asks for `x` can't decode prior samples"})
+        return self._network(key, "decoder", bound, REAL_ONLY)
 
     def _activated(self, name: str) -> Definition:
         raw = self.key(f"{name}_raw", Scope("decoder"))
@@ -446,11 +454,13 @@ class Wiring:
         def make() -> Definition:
             module = self._part(critic.path)
             judged = self.judged(critic, batch)
-            return Definition(site, self._critic_arguments(critic, module, judged), critic.path, network=True)
+            return Definition(site, self._critic_arguments(critic, module, judged, batch), critic.path, network=True)
 
         return self._define(site, make)
 
-    def _critic_arguments(self, critic: Critic, module: nn.Module, judged: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    def _critic_arguments(
+        self, critic: Critic, module: nn.Module, judged: Mapping[str, str], batch: str = "real"
+    ) -> tuple[tuple[str, str], ...]:
         wanted = asks(module.forward)
         for role in judged:
             if role not in {ask.name for ask in wanted}:
@@ -463,6 +473,10 @@ class Wiring:
         for ask in wanted:
             if ask.name in judged:
                 arguments.append((ask.name, judged[ask.name]))
+                continue
+            if batch != "real" and ask.name in ("tokens", "mask"):
+                if ask.required:
+                    raise Missing(f"[{critic.path}] asks for `{ask.name}`: {REAL_ONLY[ask.name]}", path=critic.path)
                 continue
             scope = Scope(critic.path, {**inputs, **critic.inputs})
             try:

@@ -116,7 +116,7 @@ def define_terms(
             kept = {part: share for part, share in trains.items() if share}
             balance = loss.balance if side == "generator" else ()
             terms.append(Term(loss.name, side, key, reach, kept, weight, loss.every, balance, loss.balance_limit))
-    problems += _misrouted(recipe, terms, parts) + _unbalanced(recipe, terms) if not problems else []
+    problems += _misrouted(recipe, terms, parts) + _unbalanced(recipe, terms, parts) if not problems else []
     return terms, problems
 
 
@@ -191,7 +191,7 @@ def _misrouted(recipe: Recipe, terms: Sequence[Term], parts: Mapping[str, nn.Mod
     return problems
 
 
-def _unbalanced(recipe: Recipe, terms: Sequence[Term]) -> list[Problem]:
+def _unbalanced(recipe: Recipe, terms: Sequence[Term], parts: Mapping[str, nn.Module]) -> list[Problem]:
     """Terms that can't be balanced: both sides must reach the decoder, and none may wait for the other's factor."""
     problems = []
     generator = {term.name: term for term in terms if term.side == "generator"}
@@ -203,10 +203,24 @@ def _unbalanced(recipe: Recipe, terms: Sequence[Term]) -> list[Problem]:
                 what = f"`balance` compares gradients at the decoder's last layer, but loss '{n}' does not train the decoder"
             elif recipe.losses[other].balance:
                 what = f"it is balanced against '{other}', which is balanced itself"
+            elif recipe.losses[other].every > 1:
+                what = f"it is balanced against '{other}', which is lazy (every = {recipe.losses[other].every})"
+            elif last_weight(parts["decoder"]) is None:
+                what = "`balance` compares gradients at the decoder's last layer, but this decoder has no trainable matrix"
+            elif recipe.train.accumulate > 1:
+                what = "`balance` compares gradients of whole batches, not of micro-batches; write train.accumulate = 1"
             if what:
                 path = f"{loss.path}.balance"
                 problems.append(Problem(what, recipe.where(path), path, "name losses that train the decoder as they are"))
+                break
     return problems
+
+
+def last_weight(module: nn.Module) -> Tensor | None:
+    """The weight at which `balance` compares gradients: that of the attribute `last_layer`, else the network's last trainable
+    parameter that is a matrix or more, in the order of definition; None where there is none."""
+    module = getattr(module, "last_layer", module)
+    return next((p for p in reversed(list(module.parameters())) if p.ndim >= 2 and p.requires_grad), None)
 
 
 def groups(player: str, terms: Iterable[Term], parts: Iterable[str]) -> list[Group]:

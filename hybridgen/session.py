@@ -147,14 +147,17 @@ def describe(recipe: Recipe) -> SampleSpec:
     return source_of(recipe).describe()
 
 
-def held_out(run: str | Path, count: int, *, registry: Registry | None = None) -> Tensor:
-    """The first `count` validation examples of a run's data, `b ...` in model space (training ones where none are)."""
+def held_out(run: str | Path, count: int, *, registry: Registry | None = None) -> tuple[Tensor, Tensor | None]:
+    """The first `count` validation examples of a run's data, `b ...` in model space (training ones where none are), and
+    their labels where there are any."""
     recipe = saved_recipe(find_run(run), registry)
     source = source_of(recipe)
     splits = open_data(source, recipe.data)
     arrays = splits.get("validation", splits["train"])
     spec: SampleSpec = source.describe()
-    return spec.to_model((arrays if len(arrays.x) else splits["train"]).x[:count])
+    chosen = arrays if len(arrays.x) else splits["train"]
+    label = chosen.label[:count] if spec.classes and chosen.label is not None else None
+    return spec.to_model(chosen.x[:count]), label
 
 
 def source_of(recipe: Recipe) -> Any:

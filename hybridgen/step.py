@@ -17,12 +17,12 @@ import torch._functorch.config
 from torch import Tensor
 
 from hybridgen import randomness
-from hybridgen.graph import Env, joined
+from hybridgen.graph import Env, Graph, joined
 from hybridgen.model import Model
 from hybridgen.optim import Average, averaged_copy, clip, gradient_norm, limit_weights, optimiser, set_learning_rate
 from hybridgen.phases import Phase, PhaseFunction, Plan, Result, functions, inputs, without_history
 from hybridgen.precision import Choices
-from hybridgen.routing import Term
+from hybridgen.routing import Term, last_weight
 
 Batch = Mapping[str, Tensor]
 BALANCE_EPSILON = 1e-6
@@ -57,7 +57,7 @@ def train_step(state: Training, batches: Sequence[Batch], step: int) -> dict[str
                 result = phase["critic"](env, weights)
                 state.backward(plan.critic, result, share)
                 kept.append(result)
-            held = holding(plan, kept)
+            held = holding(state.model.graph, plan, kept)
             values |= state.apply("discriminator", plan, kept, [], held, step)
         if not last:
             continue
@@ -74,7 +74,7 @@ def train_step(state: Training, batches: Sequence[Batch], step: int) -> dict[str
             state.backward(made_by, result, share)
             kept.append(result)
         if plan.critic is None:
-            held = holding(plan, kept)
+            held = holding(state.model.graph, plan, kept)
         if plan.critic is None and any(group.player == "discriminator" for group in plan.generate.groups):
             values |= state.apply("discriminator", plan, kept, early, held, step)  # simultaneous: both from one evaluation
         if any(group.player == "generator" for group in (plan.generator or plan.generate).groups):
@@ -113,8 +113,8 @@ class Training:
         self.average = Average(side, self.averaged, recipe.train.ema) if recipe.train.ema else None
         self.latched = torch.full((), -1, dtype=torch.long, device=self.device)
         self.culprit = torch.full((), -1, dtype=torch.long, device=self.device)
-        skips = recipe.train.nonfinite == "skip"
-        self.statistics = {p: [b.clone() for b in m.buffers()] for p, m in model.parts.items()} if skips else {}
+        kept = [p for p in model.parts if recipe.train.nonfinite == "skip" or self._holder(p)]
+        self.statistics = {p: [b.clone() for b in model.parts[p].buffers()] for p in kept}
         self.labels = [term.label for term in model.terms]
         self.variants: dict[tuple[str, ...], tuple[Plan, dict[str, PhaseFunction]]] = {}
 
@@ -181,8 +181,8 @@ class Training:
         """Each group's sum into the gradients of its parts and of nothing else."""
         factors = self._balanced(result)
         for index, (group, total, apart) in enumerate(zip(phase.groups, result.totals, result.apart, strict=True)):
-            for label, term in apart.items():
-                total = total + factors.get(label, 1.0) * term
+            for label, term in apart.items():  # 0 where all that it is compared to is off
+                total = total + factors.get(label, 0.0) * term
             moved = [p for path in group.parts for p in self._trainable(path)]
             more = index < len(phase.groups) - 1
             torch.autograd.backward(total * share if share != 1.0 else total, inputs=moved, retain_graph=more)
@@ -195,7 +195,8 @@ class Training:
         factors = {}
         for label, (term, others) in result.compared.items():
             last = last_weight(self.model.parts["decoder"])
-            own, other = (torch.autograd.grad(value, last, retain_graph=True)[0].norm() for value in (term, others))
+            assert last is not None  # checked when the model was built
+            own, other = (slope(value, last).norm() for value in (term, others))
             limit = next(t.limit for t in self.model.terms if t.label == label)
             factors[label] = (other / (own + BALANCE_EPSILON)).clamp(max=limit)
             result.values[f"state.loss.{label}.balance"] = factors[label]
@@ -217,23 +218,31 @@ class Training:
         """
         spec, parameters = self.optim[player], self.parameters[player]
         values = mean_of([_of(player, r.values) for r in results])
-        if not parameters:  # a critic without parameters: it only judges
-            return values
-        norm = gradient_norm(parameters)
+        # a critic without parameters only judges, but may keep a state
+        norm = gradient_norm(parameters) if parameters else torch.zeros((), device=self.device)
         skipped = self._latch(player, values, norm, step)
+        out = {
+            path: torch.maximum(skipped, held[self._holder(path)]) for path in self._paths(player) if self._holder(path) in held
+        }
         clip(spec, parameters, norm)
         for path, optim in self._optimisers_of(player):
             set_learning_rate(optim, spec.lr.at(step, self.train.steps))
-            optim.found_inf = torch.maximum(skipped, held[path]) if path in held else skipped  # type: ignore[attr-defined]
+            optim.found_inf = out.get(path, skipped)  # type: ignore[attr-defined]
             optim.step()
             optim.zero_grad(set_to_none=True)
-        limit_weights(spec, parameters)
-        self._restore_statistics(player, skipped)
-        self._update_states(player, plan, results, early, skipped)
+            limit_weights(spec, [p for group in optim.param_groups for p in group["params"]], out.get(path, skipped))
+        self._restore_statistics(player, skipped, out)
+        self._update_states(player, plan, results, early, skipped, out)
         self._remember_statistics(player)
         if player == "generator" and self.average is not None:
             self.average.update(step, skipped)
-        return values | self._reported(player, held) | {f"grad_norm.{player}": norm}
+        if parameters:
+            values |= {f"grad_norm.{player}": norm}
+        return values | self._reported(player, held)
+
+    def _holder(self, path: str) -> str:
+        """The part whose hold counts for `path`: itself, or the discriminator that an augmentation belongs to."""
+        return next((held for held in self.model.holds if path == held or path == f"{held}.augment"), "")
 
     def _optimisers_of(self, player: str) -> list[tuple[str, torch.optim.Optimizer]]:
         """The optimisers of one player: that of the parts nothing holds back, and those of the others with their paths."""
@@ -275,12 +284,12 @@ class Training:
         return f"the gradient of the {'generator' if index == len(self.labels) else 'discriminator'} side"
 
     @torch.no_grad()
-    def _restore_statistics(self, player: str, skipped: Tensor) -> None:
-        """Batch statistics that a skipped update saw don't count."""
+    def _restore_statistics(self, player: str, skipped: Tensor, out: Mapping[str, Tensor]) -> None:
+        """Batch statistics that a skipped or held update saw don't count."""
         for path, before in self.statistics.items():
             if self.model.owner[path] == player:
                 for buffer, old in zip(self.model.parts[path].buffers(), before, strict=True):
-                    buffer.copy_(torch.where(skipped.bool(), old, buffer))
+                    buffer.copy_(torch.where(out.get(path, skipped).bool(), old, buffer))
 
     @torch.no_grad()
     def _remember_statistics(self, player: str) -> None:
@@ -292,7 +301,13 @@ class Training:
 
     @torch.no_grad()
     def _update_states(
-        self, player: str, plan: Plan, results: Sequence[Result], early: Sequence[Result], skipped: Tensor
+        self,
+        player: str,
+        plan: Plan,
+        results: Sequence[Result],
+        early: Sequence[Result],
+        skipped: Tensor,
+        out: Mapping[str, Tensor],
     ) -> None:
         """The `update` methods of parts and losses (codebooks, moving averages), on the joint batch."""
         mine = {path: arguments for path, arguments in plan.state_updates.items() if self.model.owner[path] == player}
@@ -305,10 +320,10 @@ class Training:
         for path, arguments in mine.items():
             module = self.model.parts[path]
             before = [buffer.clone() for buffer in module.buffers()]
-            given = {name: joined([env[key] for env in envs]) for name, key in arguments}
+            given = {name: together(self.model.graph, key, envs) for name, key in arguments}
             module.update(**given)  # type: ignore[operator]
             for buffer, old in zip(module.buffers(), before, strict=True):
-                buffer.copy_(torch.where(skipped.bool(), old, buffer))
+                buffer.copy_(torch.where(out.get(path, skipped).bool(), old, buffer))
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -359,25 +374,32 @@ def _of(player: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of a phase that serves both players, the values that belong to one."""
 
     def mine(name: str) -> bool:
-        return (name.endswith(".discriminator") or name.startswith("critic.")) == (player == "discriminator")
+        critics = name.removeprefix("loss.").endswith(".discriminator") or name.startswith("critic.")
+        return critics == (player == "discriminator")
 
     return {name: value for name, value in values.items() if mine(name)}
 
 
 @torch.no_grad()
-def holding(plan: Plan, results: Sequence[Result]) -> dict[str, Tensor]:
+def holding(graph: Graph, plan: Plan, results: Sequence[Result]) -> dict[str, Tensor]:
     """Part -> 1.0 where it is held back, judged on the joint batch."""
     envs = [without_history(result.kept) for result in results]
     found = {}
     for part, hold in plan.holds.items():
-        given = {name: joined([env[key] for env in envs]) for name, key in hold.arguments}
+        given = {name: together(graph, key, envs) for name, key in hold.arguments}
         found[part] = (hold.function(**given) > 0).any().float()
     return found
 
 
-def last_weight(module: torch.nn.Module) -> Tensor:
-    """The weight of a network's last layer: the last parameter that is a matrix or more, in the order of definition."""
-    return [p for p in module.parameters() if p.ndim >= 2][-1]
+def together(graph: Graph, key: str, envs: Sequence[Env]) -> Any:
+    """A quantity of the joint batch; what has no batch axis is the same in every micro-batch."""
+    return joined([env[key] for env in envs]) if graph.batched(key) else envs[0][key]
+
+
+def slope(value: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of a value at one weight; zeros where it doesn't reach it. The graph stays."""
+    (found,) = torch.autograd.grad(value, weight, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(weight) if found is None else found
 
 
 def mean_of(values: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

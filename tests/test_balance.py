@@ -18,7 +18,8 @@ from hybridgen.errors import RecipeError
 from hybridgen.model import build
 from hybridgen.recipe import load_recipe
 from hybridgen.registry import load_registry
-from hybridgen.step import Training, compiled, last_weight, train_step
+from hybridgen.routing import last_weight
+from hybridgen.step import Training, compiled, train_step
 
 
 class Late(nn.Module):
@@ -158,6 +159,41 @@ def test_what_cannot_be_balanced_is_said(make: Callable[..., Training]) -> None:
         make(VAGAN, 'loss.adversarial.balance=["adversarial"]')
     with pytest.raises(RecipeError, match=r"which is balanced itself"):
         make(BALANCED, 'loss.reconstruction.balance=["adversarial"]')
+    with pytest.raises(RecipeError, match=r"which is lazy \(every = 2\)"):
+        make(BALANCED, "loss.reconstruction.every=2")
+    with pytest.raises(RecipeError, match=r"not of micro-batches; write train.accumulate = 1"):
+        make(BALANCED, "train.accumulate=2")
+    with pytest.raises(RecipeError, match=r"names a loss twice"):
+        make(VAGAN, 'loss.adversarial.balance=["reconstruction", "reconstruction"]')
+
+
+def test_balance_compares_with_what_the_decoder_gets_of_the_others(make: Callable[..., Training]) -> None:
+    """Larsen's share of the reconstruction scales what the adversarial term is scaled to."""
+    factors = []
+    for share in (1.0, 1e-3):
+        state = make(BALANCED, f"loss.reconstruction.trains={{encoder=1.0,decoder={share}}}")
+        factors.append(float(train_step(state, [batch()], 1)["state.loss.adversarial.balance"]))
+    assert factors[1] == pytest.approx(1e-3 * factors[0], rel=1e-3)
+
+
+def test_a_balanced_term_counts_nothing_while_all_that_it_is_compared_to_is_off(make: Callable[..., Training]) -> None:
+    state = make(BALANCED, *SGD, "loss.reconstruction.weight={to=1.0,start=2}", "train.steps=10", "loss.kl.weight=0")
+    before = parameters(state.model)
+    train_step(state, [batch()], 1)
+    assert torch.equal(parameters(state.model)["decoder/to_raw.weight"], before["decoder/to_raw.weight"])
+
+
+def test_a_decoder_may_name_its_last_layer() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out, self.body = nn.Linear(2, 3), nn.Linear(2, 2)
+
+    odd = Odd()
+    assert last_weight(odd) is odd.body.weight
+    odd.last_layer = odd.out
+    assert last_weight(odd) is odd.out.weight
+    assert last_weight(nn.Linear(2, 2).requires_grad_(False)) is None
 
 
 # -- parts that are held back --------------------------------------------------------------------------------------------
@@ -238,6 +274,42 @@ def test_holding_reads_nothing_from_the_device_and_resumes(make: Callable[..., T
     close(parameters(second.model), parameters(whole.model), rtol=0, atol=0)
 
 
+def test_a_held_part_keeps_its_state_and_its_unclipped_weights(make: Callable[..., Training]) -> None:
+    text = VAGAN.replace('[latent]\nuse = "gaussian"\ndim = 4', '[latent]\nuse = "vector-quantised"\ncodes = 4\ndim = 4')
+    text = text.replace('[loss.kl]\nuse = "kl"', '[loss.codes]\nuse = "quantisation"')
+    text = text.replace('fake = ["recon", "fake"]', 'fake = "recon"\naugment = { use = "ada" }')
+    text = text.replace('use = "mlp"\nwidth = 16\nfake', 'use = "batch-norm"\nhold = "waiting"\nfake')
+    text = text.replace("[latent]", '[latent]\nhold = "waiting"') + '[quantity.waiting]\nuse = "late"\nuntil = 2\n'
+    state = make(text, "optim.discriminator.clip_weights=0.01")
+    held = ("latent/", "discriminator.main/", "discriminator.main.augment/")
+    before = {k: v.clone() for k, v in state.model.state_dict().items() if k.startswith(held)}
+    for step in (1, 2):
+        train_step(state, [batch(seed=step)], step)
+    for name, value in before.items():
+        assert torch.equal(state.model.state_dict()[name], value), name
+    train_step(state, [batch(seed=3)], 3)
+    after = state.model.state_dict()
+    for name in ("latent/codes", "discriminator.main/first.weight", "discriminator.main/norm.running_mean"):
+        assert not torch.equal(after[name], before[name]), name
+
+
+def test_a_hold_runs_no_critic_that_learns_nothing_in_a_step(make: Callable[..., Training]) -> None:
+    text = GAN.replace("[discriminator]", '[quantity.sure]\nuse = "confident"\n[discriminator]\nhold = "sure"')
+    off = "loss.adversarial.discriminator_weight={to=1.0,start=2}"
+    state = make(text, off, "train.steps=10", "loss.adversarial.weight=0.5")
+    assert "state.discriminator.main.held" not in train_step(state, [batch()], 1)
+    assert "state.discriminator.main.held" in train_step(state, [batch()], 3)
+
+
+def test_what_can_hold_nothing_is_said_before_the_first_step(make: Callable[..., Training]) -> None:
+    for name, got in (("posterior", "DiagonalGaussian"), ("z", r"a tensor of shape \(2, 4\)")):
+        with pytest.raises(RecipeError, match=got):
+            make(VAE, f"decoder.hold={name}")
+    with pytest.raises(RecipeError, match=r"\[latent\] has nothing that learns"):
+        make(VAE, "latent.hold=progress")
+    assert make(VAE.replace("[decoder]", '[decoder]\nhold = "progress"'), "decoder.hold=false").model.holds == {}
+
+
 def test_a_hold_that_does_not_exist_is_an_error_where_it_stands(make: Callable[..., Training]) -> None:
     with pytest.raises(RecipeError, match=r"\[decoder\] is held by `critic_ahed`.*no quantity of that name"):
         make(VAGAN, "decoder.hold=critic_ahed")
@@ -285,3 +357,15 @@ def test_accuracies_are_counted_from_the_logit_that_decides_in_the_game(make: Ca
 def test_reporting_what_is_no_scalar_buffer_is_an_error(make: Callable[..., Training]) -> None:
     with pytest.raises(RecipeError, match=r"`reports` names `nothing`, which is no scalar buffer"):
         make(AE + '[loss.silent]\nuse = "silent"\n')
+
+
+def test_losses_that_disagree_on_what_a_logit_means_leave_no_accuracy(make: Callable[..., Training]) -> None:
+    for first, second in (("adversarial", "relativistic"), ("relativistic", "adversarial")):
+        state = make(GAN + f'[loss.a]\nuse = "{first}"\n[loss.b]\nuse = "{second}"\n')
+        assert state.model.decisions() == {"main": None}
+
+
+def test_a_loss_called_discriminator_is_a_loss_like_any_other(make: Callable[..., Training]) -> None:
+    state = make(VAGAN + '[loss.discriminator]\nuse = "poison"\nat = 1\n')
+    train_step(state, [batch()], 1)
+    assert state.culprit_name(int(state.culprit)) == "loss.discriminator"

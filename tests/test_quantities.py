@@ -70,6 +70,46 @@ class Crop(nn.Module):
         return x[..., 1:-1, 2:-2]
 
 
+class WeightWatcher(nn.Module):
+    """A loss whose state follows the decoder's last weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(()))
+
+    def forward(self, recon: Tensor) -> Tensor:
+        return recon.mean()
+
+    def update(self, decoder_weights: dict[str, Tensor], x: Tensor) -> None:
+        self.rows.fill_(float(len(decoder_weights["to_raw.weight"]) * 1000 + len(x)))
+
+
+class Remembering(nn.Module):
+    """A provider that keeps the mean of what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def update(self, x: Tensor) -> None:
+        self.mean.copy_(x.mean())
+
+
+class FromTokensAgain(nn.Module):
+    """A decoder that is given the real tokens."""
+
+    def __init__(self, z_shape: tuple[int, ...], sample_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.embed, self.body = nn.Embedding(sample_shape[1], 4), nn.Linear(z_shape[0] + 4, sample_shape[1])
+
+    def forward(self, z: Tensor, tokens: Tensor) -> Tensor:
+        near = self.embed(tokens)
+        return self.body(torch.cat([z[:, None].expand(-1, near.shape[1], -1), near], -1))
+
+
 class Decay(nn.Module):
     """Weight decay of each network, as a loss."""
 
@@ -171,6 +211,9 @@ class FromTokens(nn.Module):
 def register_components(register: Any) -> None:
     register.loss("points", Points)
     register.loss("decay", Decay)
+    register.loss("weight-watcher", WeightWatcher)
+    register.provider("remembering", Remembering)
+    register.decoder("from-tokens", FromTokensAgain)
     register.loss("facts", Facts)
     register.loss("recode", Recode)
     register.loss("twice", Twice)
@@ -292,6 +335,35 @@ def test_a_callable_network_has_the_roles_that_its_recipe_binds(make: Callable[.
     assert float(train_step(state, [batch(spec=LABELLED)], 1)["loss.twice"]) == 0.0
 
 
+def test_what_has_no_batch_axis_is_not_laid_end_to_end(make: Callable[..., Training]) -> None:
+    for accumulate in (1, 4):
+        state = make(VAE + '[loss.watch]\nuse = "weight-watcher"\n', f"train.accumulate={accumulate}")
+        train_step(state, [batch()], 1)
+        assert float(state.model.parts["loss.watch"].rows) == 64 * 1000 + 8
+
+
+def test_an_update_sees_what_its_recipe_rebinds(make: Callable[..., Training]) -> None:
+    text = VAE.replace("[decoder]", 'inputs = { x = "kept" }\n[decoder]')
+    text += '[quantity.kept]\nuse = "remembering"\ninputs = { x = "noise" }\n'
+    state = make(text)
+    train_step(state, [batch()], 1)
+    leaves = state.leaves(state.planner.plan(state.model.terms), batch(), 1, 0)[0]
+    expected = leaves["noise@quantity.kept"].mean()
+    torch.testing.assert_close(state.model.parts["quantity.kept"].mean, expected)
+
+
+def test_noise_of_an_unknown_kind_is_an_error(make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Points.__init__
+
+    def misspelt(self: Points, z_shape: tuple[int, ...]) -> None:
+        before(self, z_shape)
+        self.draws = {**self.draws, "coins": ("unifrom", (4,))}
+
+    monkeypatch.setattr(Points, "__init__", misspelt)
+    with pytest.raises(RecipeError, match=r"'unifrom'; there are \"normal\" and \"uniform\""):
+        make(VAE + '[loss.points]\nuse = "points"\n')
+
+
 def test_facts_of_the_run_and_the_data(make: Callable[..., Training]) -> None:
     state = make(AE + '[loss.facts]\nuse = "facts"\n', "data.validation=0.25")
     assert state.model.parts["loss.facts"].told == (8, 48)  # a quarter of 64 is held out
@@ -350,6 +422,8 @@ def test_token_data_batch_split_and_are_checked(make: Callable[..., Training]) -
     assert set(next(batches_in_order(splits["train"], TOKENS, 8, cpu))) == {"x", "tokens", "mask"}
     with pytest.raises(DataError, match="tokens run from 0 to 5, expected 0 to 4"):
         open_data(Source(torch.where(good == 4, 5, good)), data)
+    with pytest.raises(DataError, match=r"tokens are torch.float32, expected whole numbers"):
+        open_data(Source(good + 0.5), data)
     with pytest.raises(DataError, match=r"have the shape \(5,\), expected \(6,\)"):
         open_data(Source(good[:, 1:]), data)
 
@@ -363,6 +437,15 @@ def test_networks_take_tokens_either_way_and_samples_are_distributions(make: Cal
         torch.testing.assert_close(model.sample(3).sum(-1), torch.ones(3, 6))
         assert model.encode(batch(spec=TOKENS)["x"]).shape == (8, 4)
         assert model.reconstruct(batch(spec=TOKENS)["x"]).shape == (8, 6, 5)
+
+
+def test_generated_samples_are_given_no_real_tokens(make: Callable[..., Training]) -> None:
+    forced = VAE.replace('[decoder]\nuse = "mlp"\nwidth = 16', '[decoder]\nuse = "from-tokens"')
+    model = make(forced, spec=TOKENS).model
+    assert "fake" not in model.wiring.names()
+    text = VAE.replace('[encoder]\nuse = "mlp"\nwidth = 16', '[encoder]\nuse = "from-tokens"')
+    with pytest.raises(RecipeError, match="those of the real batch, and generated samples have none"):
+        make(text + '[loss.recode]\nuse = "recode"\n', spec=TOKENS)
 
 
 def test_tokens_do_not_exist_for_pictures(make: Callable[..., Training]) -> None:

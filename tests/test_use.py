@@ -40,7 +40,7 @@ def test_samples_are_reproducible_and_in_model_space(model: GenerativeModel) -> 
 
 
 def test_reconstruction_is_decoding_of_the_encoding(model: GenerativeModel, vagan: Path) -> None:
-    x = held_out(vagan, 20)
+    x, _ = held_out(vagan, 20)
     assert x.shape == (20, 1, 8, 8)
     z = model.encode(x)
     assert z.shape == (20, 16)
@@ -48,7 +48,7 @@ def test_reconstruction_is_decoding_of_the_encoding(model: GenerativeModel, vaga
 
 
 def test_interpolation_ends_at_the_reconstructions(model: GenerativeModel, vagan: Path) -> None:
-    x = held_out(vagan, 6)
+    x, _ = held_out(vagan, 6)
     path = model.interpolate(x[:3], x[3:], steps=5)
     assert path.shape == (3, 5, 1, 8, 8)
     torch.testing.assert_close(path[:, 0], model.reconstruct(x[:3]))

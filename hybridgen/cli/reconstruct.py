@@ -21,7 +21,9 @@ Examples:
 @click.argument("run")
 @click.argument("pictures", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--count", default=32, show_default=True, type=click.IntRange(min=1), metavar="N", help="Held-out examples.")
-@click.option("--out", type=click.Path(path_type=Path), help="A .png or .npy file [default: reconstructions.png in the run].")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="A .png, .npy or .txt file [default: reconstructions.png in the run]."
+)
 @click.option("--runs", default="runs", show_default=True, type=click.Path(), help="Folder that holds the runs.")
 @click.option("--device", default="cpu", show_default=True)
 @click.pass_context
@@ -44,12 +46,13 @@ def command(
     drawable(out)
     folder = find_run(run, runs, trained=True)
     model = load(folder, device=device, registry=registry)
+    label = None
     if pictures:
         import torch
 
         x = torch.stack([read_picture(path, model.spec) for path in pictures])
     else:
-        x = held_out(folder, count, registry=registry)
+        x, label = held_out(folder, count, registry=registry)
     out = out or folder / "reconstructions.png"
-    save_comparison(out, x, model.reconstruct(x).cpu(), model.spec)
+    save_comparison(out, x, model.reconstruct(x, label=label).cpu(), model.spec)
     click.echo(str(out))

@@ -32,7 +32,9 @@ Examples:
 @click.option("--count", default=64, show_default=True, type=click.IntRange(min=1), metavar="N")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), metavar="N")
 @click.option("--label", type=int, help="The class to draw, for conditional models.")
-@click.option("--out", type=click.Path(path_type=Path), help="A .png or .npy file [default: samples-SEED.png in the run].")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="A .png, .npy or .txt (text) file [default: samples-SEED.png in the run]."
+)
 @click.option("--runs", default="runs", show_default=True, type=click.Path(), help="Folder that holds the runs.")
 @click.option("--device", default="cpu", show_default=True)
 @click.pass_context

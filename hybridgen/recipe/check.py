@@ -245,6 +245,8 @@ class _Checker:
 
     def _hold(self, path: str, table: Mapping[str, Any]) -> str | None:
         value = plain(table.get("hold"))
+        if value is False:  # takes a parent's away
+            return None
         if value is not None and not isinstance(value, str):
             self._problem(f"{path}.hold", f"expected a quantity's name, got {shown(value)}", 'write hold = "critic_ahead"')
             return None
@@ -335,6 +337,8 @@ class _Checker:
         found = self._options("loss", path, table, ("inputs", "weight", "discriminator_weight", "trains", *own.options))
         if found is None or weight is None or other is None or set(core) != set(own.options):
             return None
+        if len(set(core["balance"])) < len(core["balance"]):
+            self._problem(f"{path}.balance", "it names a loss twice", "write each once")
         for other_loss in core["balance"]:
             if other_loss == name or other_loss not in (self.merged.tree.get("loss") or {}):
                 others = [n for n in self.merged.tree["loss"] if n != name]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 
+from hybridgen.errors import PluginError
 from hybridgen.recipe.merge import ATOMIC, find_recipe
 from hybridgen.recipe.source import index_lines
 from hybridgen.recipe.spec import Recipe
 from hybridgen.registry import Registry, load_registry
+from hybridgen.signature import constructor, is_path
 
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -64,7 +66,8 @@ def toml_value(value: Any) -> str:
 def copy_recipe(source: str | Path, target: Path, *, extends: bool = False, registry: Registry | None = None) -> str:
     """The text of a recipe to edit at `target`: the whole of it, or a recipe that extends it.
 
-    A relative parent, and a relative `data.path`, are rewritten so that they mean the same from the new place.
+    A relative parent, and relative paths among a component's options, are rewritten so that they mean the same from the new
+    place.
     Raises RecipeError when there is no such recipe.
     """
     registry = registry or load_registry()
@@ -83,12 +86,30 @@ def copy_recipe(source: str | Path, target: Path, *, extends: bool = False, regi
     extended = document.get("extends")
     if isinstance(extended, str) and extended not in registry.recipes():
         document["extends"] = _relative(path.parent / extended, target)
-    data = document.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str) and not builtin:
-        given = Path(str(data["path"])).expanduser()
+    for table, key in [] if builtin else list(_paths(document, registry)):
+        given = Path(str(table[key])).expanduser()
         if not given.is_absolute():
-            data["path"] = _relative(path.parent / given, target)
+            table[key] = _relative(path.parent / given, target)
     return tomlkit.dumps(document)
+
+
+def _paths(document: Mapping[str, Any], registry: Registry) -> Iterator[tuple[Any, str]]:
+    """The tables and keys that hold a path: by the type hints of the components that they name, and `data.path`."""
+    for kind, table in document.items():
+        named = isinstance(table, Mapping) and "use" not in table and kind != "data"
+        for one in table.values() if named else [table]:
+            if isinstance(one, Mapping):
+                holds = _path_options("provider" if kind == "quantity" else kind, one.get("use"), registry)
+                found = [key for key, value in one.items() if isinstance(value, str) and key in holds]
+                yield from ((one, key) for key in found)
+
+
+def _path_options(kind: str, use: Any, registry: Registry) -> set[str]:
+    try:
+        options = constructor(registry.find(kind, str(use)).load()).options
+    except PluginError:  # a name that its parent gives, or that is wrong: `check` will say so
+        return {"path"} if kind == "data" else set()
+    return {name for name, option in options.items() if is_path(option.annotation)}
 
 
 def _relative(path: Path, target: Path) -> str:

@@ -27,9 +27,7 @@ class Text:
         *,
         path: Annotated[Path, Field(description="a text file")],
         length: Annotated[int, Field(ge=1, description="characters of an example")] = 64,
-        stride: Annotated[
-            int | None, Field(ge=1, description="from one example to the next; by default length")
-        ] = None,
+        stride: Annotated[int | None, Field(ge=1, description="from one example to the next; by default length")] = None,
     ) -> None:
         self.path, self.length, self.stride = path, length, stride or length
 

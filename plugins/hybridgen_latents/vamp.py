@@ -60,6 +60,12 @@ class Vamp(nn.Module):
 
     def prior(self, encode: Callable[[Tensor], Tensor]) -> Mixture:
         """1/K sum_k q(z | u_k), with a gradient to pseudo-inputs and encoder."""
+        others = getattr(encode, "keywords", {})
+        if others:
+            raise ValueError(
+                f"vamp's pseudo-inputs have no {' and no '.join(others)} of their own, which this encoder asks for; use an "
+                'encoder that asks for `x` alone, or use = "gaussian-mixture"'
+            )
         components = diagonal_gaussian(encode(self.pseudo_inputs()), self.limit)
         equal = torch.full_like(components.mean[:, 0], -math.log(len(self.raw)))
         return Mixture(components.mean, components.logvar, equal)

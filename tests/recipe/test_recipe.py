@@ -206,6 +206,18 @@ def test_a_copied_recipe_of_a_folder_still_finds_its_parent(tmp_path: Path, regi
     assert load_recipe(target, registry=registry).decoder is not None
 
 
+def test_a_copied_recipe_still_finds_the_files_that_its_options_name(tmp_path: Path, registry: Registry) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    text = AE + '[loss.seen]\nuse = "perceptual"\nnetwork = "program"\nweights = "net.pt2"\n'
+    (tmp_path / "a" / "mine.toml").write_text(text.replace('use = "digits"', 'use = "images"\npath = "pictures"'))
+    target = tmp_path / "b" / "copy.toml"
+    target.write_text(copy_recipe(tmp_path / "a" / "mine.toml", target, registry=registry))
+    recipe = load_recipe(target, registry=registry)
+    assert recipe.losses["seen"].options["weights"].resolve() == (tmp_path / "a" / "net.pt2").resolve()
+    assert recipe.data.options["path"].resolve() == (tmp_path / "a" / "pictures").resolve()
+
+
 ATTACKS = (
     '[encoder]\nuse = "os:system"',
     '[encoder]\nuse = "evil_module:Thing"',
