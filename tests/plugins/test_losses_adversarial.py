@@ -243,3 +243,12 @@ def test_only_the_average_couples_the_samples_of_a_batch() -> None:
         halves = torch.stack([loss.discriminator(r, f) for r, f in zip(real.chunk(2), fake.chunk(2), strict=True)]).mean()
         assert loss.couples_batch is coupled
         assert torch.allclose(halves, loss.discriminator(real, fake)) is not coupled
+
+
+def test_each_game_says_which_logit_decides() -> None:
+    """Half way between the labels of least squares, none where only differences count, 0 where it is a log-odds."""
+    found = {name: Adversarial(formulation=name).decision for name in ("nonsaturating", "minimax", "hinge", "wasserstein")}
+    assert found == {"nonsaturating": 0.0, "minimax": 0.0, "hinge": 0.0, "wasserstein": None}
+    smoothed = Adversarial(formulation="least-squares", real_target=0.9, fake_target=0.2)
+    assert smoothed.decision == pytest.approx(0.55)
+    assert Relativistic().decision is None
