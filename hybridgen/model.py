@@ -204,13 +204,14 @@ def _holds(recipe: Recipe, wiring: Wiring, modules: Mapping[str, nn.Module]) -> 
                 scope = Scope(path, recipe.quantities[part.hold].inputs, critic)
                 found[part.path] = Hold(function, wiring.joint_arguments(asking, scope))
             else:
-                found[part.path] = Hold(
-                    _itself, wiring.joint_arguments(_itself, Scope(part.path, {"value": part.hold}, critic))
-                )
+                wiring.key(part.hold, Scope(part.path, critic=critic))  # a name that is none is told as it was written
+                scope = Scope(part.path, {"value": part.hold}, critic)
+                found[part.path] = Hold(_itself, wiring.joint_arguments(_itself, scope))
         except Missing as missing:
             path = f"{part.path}.hold"
             what = f"[{part.path}] is held by `{part.hold}`: {missing}"
-            problems.append(Problem(what, recipe.where(path), path))
+            hint = f'a provider makes a signal: write [quantity.{part.hold}] and use = "critic-ahead" below it, or another'
+            problems.append(Problem(what, recipe.where(path), path, hint))
     return found, problems
 
 
@@ -384,6 +385,9 @@ def _dry_run(model: Model) -> None:
             if problems:  # what follows would only repeat it in other words
                 raise RecipeError(problems)
     problems += [p for term in model.terms if (p := _not_scalar(model, term, env))]
+    for path, arguments in plan.state_updates.items():
+        with _explained(model.recipe, path), torch.no_grad():
+            model.parts[path].update(**{name: env[key] for name, key in arguments})  # type: ignore[operator]
     problems += [p for path, hold in plan.holds.items() if (p := _not_a_signal(model, path, hold, env))]
     if problems:
         raise RecipeError(problems)

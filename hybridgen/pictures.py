@@ -176,13 +176,20 @@ def heat_map(x: Tensor) -> Image.Image:
 
 
 def read_picture(path: Path, spec: SampleSpec) -> Tensor:
-    """A picture file brought to a model's size and channels, `c h w` in model space. Raises DataError naming the file."""
+    """A picture file brought to a model's size and channels, `c h w` in model space; what is transparent becomes white.
+
+    Raises DataError naming the file.
+    """
     if spec.kind != "image" or spec.shape[0] not in (1, 3, 4):
         raise DataError(f"this model's data are no pictures that a file could hold (shape {spec.shape})")
     c, h, w = spec.shape
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert({1: "L", 3: "RGB", 4: "RGBA"}[c])
+            image = ImageOps.exif_transpose(file)
+            if c != 4 and image.has_transparency_data:  # laid on white, as `images` does by default
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[c])
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} can't be read as a picture: {error}") from error
     image = ImageOps.fit(image, (w, h), Image.Resampling.LANCZOS)

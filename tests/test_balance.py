@@ -56,6 +56,16 @@ class Telling(nn.Module):
         self.count += 1
 
 
+class Misspelt(nn.Module):
+    """A loss whose `update` is wrong."""
+
+    def forward(self, recon: Tensor) -> Tensor:
+        return recon.mean()
+
+    def update(self, x: Tensor) -> None:
+        self.runing += x.mean()
+
+
 class Silent(nn.Module):
     """A loss that reports what it doesn't have."""
 
@@ -71,6 +81,7 @@ def register_components(register: Any) -> None:
     register.provider("confident", confident)
     register.loss("telling", Telling)
     register.loss("silent", Silent)
+    register.loss("misspelt", Misspelt)
 
 
 @pytest.fixture
@@ -310,8 +321,13 @@ def test_what_can_hold_nothing_is_said_before_the_first_step(make: Callable[...,
     assert make(VAE.replace("[decoder]", '[decoder]\nhold = "progress"'), "decoder.hold=false").model.holds == {}
 
 
+def test_an_update_that_fails_is_found_in_the_dry_run(make: Callable[..., Training]) -> None:
+    with pytest.raises(RecipeError, match=r"loss.wrong: it fails in the dry run of a step: AttributeError.*runing"):
+        make(AE + '[loss.wrong]\nuse = "misspelt"\n')
+
+
 def test_a_hold_that_does_not_exist_is_an_error_where_it_stands(make: Callable[..., Training]) -> None:
-    with pytest.raises(RecipeError, match=r"\[decoder\] is held by `critic_ahed`.*no quantity of that name"):
+    with pytest.raises(RecipeError, match=r"\[decoder\] is held by `critic_ahed`: there is no quantity.*a provider makes"):
         make(VAGAN, "decoder.hold=critic_ahed")
     with pytest.raises(RecipeError, match=r"held by `fake_logits`.*no \[discriminator\]"):
         make(VAE, "decoder.hold=fake_logits")

@@ -69,3 +69,14 @@ def test_a_picture_of_the_users_is_brought_to_the_models_size(tmp_path: Path) ->
         read_picture(tmp_path / "b.png", GREY)
     with pytest.raises(DataError, match="no pictures that a file could hold"):
         read_picture(tmp_path / "a.png", POINTS)
+
+
+def test_what_is_transparent_becomes_white_as_in_training(tmp_path: Path) -> None:
+
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    picture.paste((0, 0, 255, 255), (4, 0, 8, 8))
+    picture.save(tmp_path / "half.png")
+    colour = SampleSpec(kind="image", shape=(3, 8, 8), count=1, low=0, high=255, levels=256, activation="tanh")
+    x = read_picture(tmp_path / "half.png", colour)
+    assert x[:, 4, 0].tolist() == [1.0, 1.0, 1.0]
+    assert x[:, 4, 7].tolist() == [-1.0, -1.0, 1.0]

@@ -85,7 +85,7 @@ def _snippet(component: Any, signature: Any, required: Any) -> list[str]:
     header = {
         "loss": f"loss.{component.name}",
         "metric": f"metric.{component.name}",
-        "provider": "quantity.my_name",
+        "provider": f"quantity.{component.name.replace('-', '_')}",
         "reporter": f"reporter.{component.name}",
     }.get(component.kind, component.kind)
     if component.kind == "provider" and any(fact.name == "judged_shape" for fact in signature.facts):

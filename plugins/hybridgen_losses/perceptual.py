@@ -38,7 +38,9 @@ class Perceptual(nn.Module):
         (vgg16: 3, 8, 15, 22, 29), all five ReLUs of AlexNet. What lies behind the last of them is not computed.
     network "program": `weights` is a file of torch.export.save, of a network in eval mode, exported with an open batch, that
         takes a picture and returns a tensor or several, `b c ...`. Read as data: only known tensor operators are called,
-        nothing is unpickled or executed, so the file need not be trusted. layers: all outputs by default.
+        nothing is unpickled or executed, so the file need not be trusted. layers: all outputs by default. With x of a batch of
+        2 or more, `open` = torch.export.Dim.DYNAMIC:
+            torch.export.save(torch.export.export(net.eval(), (x,), dynamic_shapes=({0: open},)), "net.pt2")
 
     Pictures go from [-1, 1] to [0, 1], grey ones are repeated where the network wants more channels, `resize` scales the
     smaller side, then (value - mean) / std. The weights are neither trained nor averaged nor written to checkpoints: a

@@ -11,7 +11,8 @@ class DiscriminatorAccuracy:
     """Share of held-out real and of generated samples that the discriminator judges right.
 
     Both near 1 for long: it has won, and the generator learns little. `real` far below the report's training accuracy:
-    it has memorised the training set. Neither is better as such, so this metric names no best checkpoint.
+    it has memorised the training set. Neither is better as such, so this metric names no best checkpoint. Logits are counted
+    above and below 0: in Wasserstein's and the relativistic game that says nothing, and least squares divides at one half.
 
     Shapes: real_logits, fake_logits `b ...`.
     """
