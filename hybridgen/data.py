@@ -51,15 +51,16 @@ class SampleSpec:
 
     def batch(self, stored: Tensor) -> dict[str, Tensor]:
         """The quantities that stored examples give: `x` in model space, and for tokens `tokens` and `mask`."""
-        return self.quantities(self.to_model(stored))
+        x = self.to_model(stored)
+        return {"x": x, **self._tokens(stored.long())} if self.kind == "tokens" else {"x": x}
 
     def quantities(self, x: Tensor) -> dict[str, Tensor]:
         """The same from examples in model space."""
-        if self.kind != "tokens":
-            return {"x": x}
-        tokens = x.argmax(-1)
+        return {"x": x, **self._tokens(self.to_stored(x))} if self.kind == "tokens" else {"x": x}
+
+    def _tokens(self, tokens: Tensor) -> dict[str, Tensor]:
         mask = torch.ones_like(tokens, dtype=torch.bool) if self.padding is None else tokens != self.padding
-        return {"x": x, "tokens": tokens, "mask": mask}
+        return {"tokens": tokens, "mask": mask}
 
     def to_model(self, stored: Tensor) -> Tensor:
         """Stored values in model space, float32. Shapes: `b ...` -> `b ...`; tokens `b l` -> `b l v`."""
