@@ -92,9 +92,7 @@ def prepare(model: Model) -> Evaluation:
         metric = construct(spec.component, spec.options, shared_facts(model), path=spec.path, where=recipe.where(spec.path))
         critic = next(iter(recipe.critics)) if len(recipe.critics) == 1 else ""
         critic = getattr(spec, "discriminator", None) or critic
-        count = 1
-        if critic and wiring.per_fake(metric.update, spec.inputs):
-            count = len(recipe.critics[critic].fake)
+        count = wiring.times(metric.update, spec.inputs, critic)
         try:
             arguments = tuple(
                 wiring.arguments(metric.update, Scope(spec.path, spec.inputs, critic, fake)) for fake in range(count)

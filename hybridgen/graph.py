@@ -304,12 +304,11 @@ def _invoke(module: nn.Module, method: str, frozen: bool) -> Callable[..., Any]:
 
 
 def _copies(module: nn.Module, *, detached: bool) -> dict[str, Tensor]:
-    parameters = {k: p.detach() if detached else p for k, p in module.named_parameters()}
-    return parameters | {k: b.clone() for k, b in module.named_buffers()}
+    return _weights(module, detached) | {k: b.clone() for k, b in module.named_buffers()}
 
 
-def _weights(module: nn.Module, frozen: bool) -> dict[str, Tensor]:
-    return {name: p.detach() if frozen else p for name, p in module.named_parameters()}
+def _weights(module: nn.Module, detached: bool) -> dict[str, Tensor]:
+    return {name: p.detach() if detached else p for name, p in module.named_parameters()}
 
 
 def _view(module: nn.Module, frozen: bool) -> Callable[..., Any]:

@@ -165,7 +165,7 @@ def _wire(recipe: Recipe, spec: SampleSpec, parts: dict[str, Any]) -> Model:
     updates = {}
     for path, module in modules.items():
         if callable(getattr(module, "update", None)):
-            scope = Scope(path, _inputs_of(recipe, path), wiring.critic_of(path))
+            scope = Scope(path, recipe.inputs_of(path), wiring.critic_of(path))
             try:
                 updates[path] = wiring.joint_arguments(module.update, scope)  # type: ignore[arg-type]
             except Missing as missing:
@@ -177,12 +177,6 @@ def _wire(recipe: Recipe, spec: SampleSpec, parts: dict[str, Any]) -> Model:
         raise RecipeError(problems)
     graph = Graph(wiring.definitions)
     return Model(recipe, spec, modules, owner, graph, tuple(terms), wiring.noise, wiring, updates, holds)
-
-
-def _inputs_of(recipe: Recipe, path: str) -> Mapping[str, str]:
-    """What the recipe rebinds for a part."""
-    parts = (recipe.latent, recipe.encoder, recipe.decoder, *recipe.critics.values(), *recipe.losses.values())
-    return next((p.inputs for p in (*parts, *recipe.quantities.values()) if p is not None and p.path == path), {})
 
 
 def _holds(recipe: Recipe, wiring: Wiring, modules: Mapping[str, nn.Module]) -> tuple[dict[str, Hold], list[Problem]]:

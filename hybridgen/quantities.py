@@ -7,7 +7,7 @@ does not exist here raises `Missing` with the reason. Two readers of one name sh
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -138,9 +138,7 @@ class Wiring:
 
     def joint_arguments(self, function: Callable[..., Any], scope: Scope) -> tuple[tuple[str, str], ...]:
         """The same where a method sees all generated batches of its discriminator at once, laid end to end."""
-        count = 1
-        if scope.critic and self.per_fake(function, scope.inputs):
-            count = len(self.recipe.critics[scope.critic].fake)
+        count = self.times(function, scope.inputs, scope.critic)
         found = []
         for column in zip(*(self.arguments(function, replace(scope, fake=i)) for i in range(count)), strict=True):
             name, keys = column[0][0], [key for _, key in column]
@@ -175,9 +173,10 @@ class Wiring:
         known = [*QUANTITIES, *self.recipe.quantities, *self._offered]
         return [name for name in known if self._exists(name)]
 
-    def per_fake(self, function: Callable[..., Any], inputs: Mapping[str, str]) -> bool:
-        """Whether a method asks, directly or through providers, for one generated batch of its discriminator."""
-        return bool(self._scoped(function, inputs) & PER_FAKE)
+    def times(self, function: Callable[..., Any], inputs: Mapping[str, str], critic: str) -> int:
+        """How often a method is called: once for each generated batch of its discriminator, if it asks for one (directly or
+        through providers), else once."""
+        return len(self.recipe.critics[critic].fake) if critic and self._scoped(function, inputs) & PER_FAKE else 1
 
     def _exists(self, name: str) -> bool:
         before, noise = dict(self.definitions), dict(self.noise)
@@ -235,23 +234,32 @@ class Wiring:
     def _network(self, key: str, path: str, bound: Mapping[str, str], forbidden: Mapping[str, str]) -> Definition:
         """A call of an encoder or decoder: its roles bound to quantities, the rest asked for by name."""
         module = self._part(path)
-        part = self.recipe.encoder if path == "encoder" else self.recipe.decoder
-        inputs = {**bound, **(part.inputs if part else {}), **(bound if key.startswith("fake") else {})}
-        return Definition(key, self._roles(key, path, module, inputs, forbidden), path, network=True)
-
-    def _roles(
-        self, key: str, path: str, module: nn.Module, inputs: Mapping[str, str], forbidden: Mapping[str, str], free: str = ""
-    ) -> tuple[tuple[str, str], ...]:
-        """What each role of a network receives, but for the one that its caller gives (`free`)."""
-        arguments = []
+        inputs = {**bound, **self.recipe.inputs_of(path), **(bound if key.startswith("fake") else {})}
+        absent = set()
         for ask in asks(module.forward):
-            if ask.name == free:
-                continue
             if ask.name in forbidden and ask.name not in inputs:
                 if ask.required:
                     raise Missing(forbidden[ask.name])
+                absent.add(ask.name)
+        return Definition(key, self._roles(path, module, Scope(key, inputs), leave=absent), path, network=True)
+
+    def _roles(
+        self,
+        path: str,
+        module: nn.Module,
+        scope: Scope,
+        *,
+        given: Mapping[str, str] | None = None,
+        leave: Container[str] = (),
+    ) -> tuple[tuple[str, str], ...]:
+        """What each role of a network receives: what is `given`, else what it asks for by name; some are left out."""
+        arguments = []
+        for ask in asks(module.forward):
+            if ask.name in leave:
                 continue
-            scope = Scope(key, inputs)
+            if given and ask.name in given:
+                arguments.append((ask.name, given[ask.name]))
+                continue
             try:
                 arguments.append((ask.name, self.drawn(module.forward, ask.name, scope) or self.key(ask.name, scope)))
             except Missing as missing:
@@ -305,9 +313,7 @@ class Wiring:
         return Definition(name, (("raw", raw),), function=partial(activate, kind=self.spec.activation))
 
     def _view(self, key: str, path: str, role: str) -> Definition:
-        module = self._part(path)
-        part = self.recipe.encoder if path == "encoder" else self.recipe.decoder
-        roles = self._roles(key, path, module, part.inputs if part else {}, {}, free=role)
+        roles = self._roles(path, self._part(path), Scope(key, self.recipe.inputs_of(path)), leave=(role,))
         return Definition(key, roles, path, view=True, local=True)
 
     def _weights(self, key: str, path: str) -> Definition:
@@ -469,22 +475,13 @@ class Wiring:
                 raise Missing(f"discriminator '{critic.name}' {what}", path=critic.path)
         from_prior = any(self._from_prior(key) for key in judged.values())
         inputs = {"label": "fake_label"} if from_prior else {}
-        arguments = []
+        absent = set()
         for ask in wanted:
-            if ask.name in judged:
-                arguments.append((ask.name, judged[ask.name]))
-                continue
-            if batch != "real" and ask.name in ("tokens", "mask"):
+            if batch != "real" and ask.name in ("tokens", "mask") and ask.name not in judged:
                 if ask.required:
                     raise Missing(f"[{critic.path}] asks for `{ask.name}`: {REAL_ONLY[ask.name]}", path=critic.path)
-                continue
-            scope = Scope(critic.path, {**inputs, **critic.inputs})
-            try:
-                arguments.append((ask.name, self.drawn(module.forward, ask.name, scope) or self.key(ask.name, scope)))
-            except Missing as missing:
-                if ask.required:
-                    raise Missing(f"[{critic.path}] asks for `{ask.name}`: {missing}") from None
-        return tuple(arguments)
+                absent.add(ask.name)
+        return self._roles(critic.path, module, Scope(critic.path, {**inputs, **critic.inputs}), given=judged, leave=absent)
 
     def _from_prior(self, key: str) -> bool:
         if key == "z_prior":

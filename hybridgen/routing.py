@@ -36,8 +36,8 @@ class Term:
     trains: Mapping[str, float]
     weight: Schedule
     every: int
-    balance: tuple[str, ...] = ()
-    limit: float = 1e4
+    balance: tuple[str, ...]
+    limit: float
 
     @property
     def label(self) -> str:
@@ -124,9 +124,7 @@ def _define(wiring: Wiring, loss: Loss, side: str, method: str, module: nn.Modul
     critic = wiring.loss_critic(loss.name)
     function = getattr(module, method)
     base = f"term.{loss.name}.{side}"
-    count = 1
-    if critic and wiring.per_fake(function, loss.inputs):
-        count = len(wiring.recipe.critics[critic].fake)
+    count = wiring.times(function, loss.inputs, critic)
     keys = []
     for fake in range(count):
         arguments = wiring.arguments(function, Scope(loss.path, loss.inputs, critic, fake))

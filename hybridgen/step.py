@@ -221,24 +221,28 @@ class Training:
         # a critic without parameters only judges, but may keep a state
         norm = gradient_norm(parameters) if parameters else torch.zeros((), device=self.device)
         skipped = self._latch(player, values, norm, step)
-        out = {
-            path: torch.maximum(skipped, held[self._holder(path)]) for path in self._paths(player) if self._holder(path) in held
-        }
+        skips = {path: self._skip(path, skipped, held) for path in self._paths(player)}
         clip(spec, parameters, norm)
         for path, optim in self._optimisers_of(player):
             set_learning_rate(optim, spec.lr.at(step, self.train.steps))
-            optim.found_inf = out.get(path, skipped)  # type: ignore[attr-defined]
+            skip = skips.get(path, skipped)
+            optim.found_inf = skip  # type: ignore[attr-defined]
             optim.step()
             optim.zero_grad(set_to_none=True)
-            limit_weights(spec, [p for group in optim.param_groups for p in group["params"]], out.get(path, skipped))
-        self._restore_statistics(player, skipped, out)
-        self._update_states(player, plan, results, early, skipped, out)
+            limit_weights(spec, [p for group in optim.param_groups for p in group["params"]], skip)
+        self._restore_statistics(skips)
+        self._update_states(player, plan, results, early, skips)
         self._remember_statistics(player)
         if player == "generator" and self.average is not None:
             self.average.update(step, skipped)
         if parameters:
             values |= {f"grad_norm.{player}": norm}
         return values | self._reported(player, held)
+
+    def _skip(self, path: str, skipped: Tensor, held: Mapping[str, Tensor]) -> Tensor:
+        """1.0 where the update of one part is left out: its player's is skipped, or the part is held back."""
+        holder = self._holder(path)
+        return torch.maximum(skipped, held[holder]) if holder in held else skipped
 
     def _holder(self, path: str) -> str:
         """The part whose hold counts for `path`: itself, or the discriminator that an augmentation belongs to."""
@@ -284,12 +288,12 @@ class Training:
         return f"the gradient of the {'generator' if index == len(self.labels) else 'discriminator'} side"
 
     @torch.no_grad()
-    def _restore_statistics(self, player: str, skipped: Tensor, out: Mapping[str, Tensor]) -> None:
+    def _restore_statistics(self, skips: Mapping[str, Tensor]) -> None:
         """Batch statistics that a skipped or held update saw don't count."""
         for path, before in self.statistics.items():
-            if self.model.owner[path] == player:
+            if path in skips:
                 for buffer, old in zip(self.model.parts[path].buffers(), before, strict=True):
-                    buffer.copy_(torch.where(out.get(path, skipped).bool(), old, buffer))
+                    buffer.copy_(torch.where(skips[path].bool(), old, buffer))
 
     @torch.no_grad()
     def _remember_statistics(self, player: str) -> None:
@@ -306,8 +310,7 @@ class Training:
         plan: Plan,
         results: Sequence[Result],
         early: Sequence[Result],
-        skipped: Tensor,
-        out: Mapping[str, Tensor],
+        skips: Mapping[str, Tensor],
     ) -> None:
         """The `update` methods of parts and losses (codebooks, moving averages), on the joint batch."""
         mine = {path: arguments for path, arguments in plan.state_updates.items() if self.model.owner[path] == player}
@@ -323,7 +326,7 @@ class Training:
             given = {name: together(self.model.graph, key, envs) for name, key in arguments}
             module.update(**given)  # type: ignore[operator]
             for buffer, old in zip(module.buffers(), before, strict=True):
-                buffer.copy_(torch.where(out.get(path, skipped).bool(), old, buffer))
+                buffer.copy_(torch.where(skips[path].bool(), old, buffer))
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -383,6 +386,8 @@ def _of(player: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 @torch.no_grad()
 def holding(graph: Graph, plan: Plan, results: Sequence[Result]) -> dict[str, Tensor]:
     """Part -> 1.0 where it is held back, judged on the joint batch."""
+    if not plan.holds:
+        return {}
     envs = [without_history(result.kept) for result in results]
     found = {}
     for part, hold in plan.holds.items():

@@ -57,8 +57,8 @@ class Loss(Part):
     trains: Mapping[str, float] | None
     discriminator: str | None
     every: int
-    balance: tuple[str, ...] = ()
-    balance_limit: float = 1e4
+    balance: tuple[str, ...]
+    balance_limit: float
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,12 @@ class Recipe:
     tree: Mapping[str, Any] = field(repr=False)
     origins: Mapping[str, Origin] = field(repr=False)
     sources: tuple[tuple[Path, str], ...] = field(repr=False)
+
+    def inputs_of(self, path: str) -> Mapping[str, str]:
+        """What the recipe rebinds for the part at `path`; nothing where there is no such part."""
+        networks = (self.latent, self.encoder, self.decoder)
+        keyed = (*self.critics.values(), *self.losses.values(), *self.quantities.values())
+        return next((part.inputs for part in (*networks, *keyed) if part is not None and part.path == path), {})
 
     def where(self, path: str) -> str:
         """Where `path` ("loss.kl.weight"), or the nearest table around it, was written."""
