@@ -24,9 +24,17 @@ def sides(sample_shape: tuple[int, ...] | None, halvings: int | None, name: str)
         shape = "none" if sample_shape is None else str(sample_shape)
         raise ValueError(f"{name}: `halvings` wants pictures (c, h, w), these data have the shape {shape}; leave it out")
     h, w = sample_shape[1:]
-    most = math.ceil(math.log2(max(h, w)))
+    every = halved(h, w)
+    most = len(every) - 1
     if halvings > most:
         raise ValueError(f"{name}: halvings = {halvings} halves {h}x{w} further than one pixel; write at most {most}")
-    for _ in range(halvings):
+    return every[halvings]
+
+
+def halved(h: int, w: int) -> list[tuple[int, int]]:
+    """The sides of a picture down to one pixel, each halving rounding up: what latents promise and networks keep."""
+    found = [(h, w)]
+    while (h, w) != (1, 1):
         h, w = math.ceil(h / 2), math.ceil(w / 2)
-    return (h, w)
+        found.append((h, w))
+    return found

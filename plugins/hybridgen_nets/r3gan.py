@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hybridgen_nets.layers import Depth, Width, initialise, stagewise
 from hybridgen_nets.minibatch import Minibatch, mixing
-from hybridgen_nets.sizes import Sides, between, read_out, sizes, spatial
+from hybridgen_nets.sizes import Sides, between, read_in, read_out, sizes, spatial
 
 SLOPE, LINEAR = 0.2, 1.0
 GROUP = 16
@@ -108,7 +108,7 @@ class _Basis(nn.Module):
     def __init__(self, z_shape: tuple[int, ...], channels: int, sides: Sides) -> None:
         super().__init__()
         if spatial(z_shape):
-            self.map: nn.Conv2d | nn.Linear = nn.Conv2d(z_shape[0], channels, 3, padding=1)
+            self.map: nn.Conv2d | nn.Linear = read_in(z_shape, channels, sides)
         else:
             self.map = nn.Linear(math.prod(z_shape), channels, bias=False)
             self.basis = nn.Parameter(torch.randn(channels, *sides))

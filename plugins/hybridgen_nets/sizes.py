@@ -9,6 +9,8 @@ import math
 
 from torch import Tensor, nn
 
+from hybridgen_latents.spatial import halved
+
 SMALLEST = 4
 """By default sides are halved until the shorter one is at most this long, as in DCGAN."""
 
@@ -24,7 +26,7 @@ def sizes(shape: tuple[int, ...], depth: int | None, name: str, code: tuple[int,
     """
     if len(shape) != 3:
         raise ValueError(f'{name} wants pictures (c, h, w), these data have the shape {shape}; use "mlp"')
-    every = _halved(shape[1], shape[2])
+    every = halved(shape[1], shape[2])
     most = len(every) - 1
     if depth is not None and depth > most:
         raise ValueError(f"{name}: depth = {depth} halves {shape[1]}x{shape[2]} further than one pixel; write at most {most}")
@@ -40,15 +42,6 @@ def sizes(shape: tuple[int, ...], depth: int | None, name: str, code: tuple[int,
         small = next(i for i, sides in enumerate(every) if min(sides) <= SMALLEST)
         depth = max(small, min(1, most))
     return every[: depth + 1]
-
-
-def _halved(h: int, w: int) -> list[Sides]:
-    """Every size down to one pixel."""
-    found = [(h, w)]
-    while (h, w) != (1, 1):
-        h, w = math.ceil(h / 2), math.ceil(w / 2)
-        found.append((h, w))
-    return found
 
 
 def _implied(every: list[Sides], code: Sides, name: str) -> int:
