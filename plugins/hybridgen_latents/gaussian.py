@@ -19,6 +19,12 @@ Dim = Annotated[int, Field(ge=1, description="number of latent values; of a spat
 Limit = Annotated[float, Field(gt=0, le=80, description="bound of the log-variance's magnitude")]
 
 
+def log_normal(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+    """log N(z; mean, exp(logvar)) of each value, in nats. Shapes: broadcast together."""
+    squared = (z - mean).square() * (-logvar).exp()
+    return -0.5 * (squared + logvar + LOG_2PI)
+
+
 @dataclass(frozen=True)
 class DiagonalGaussian:
     """q(z|x) = N(mean, diag(exp(logvar))). Shapes: mean, logvar `b d` or `b d h w`."""
@@ -32,8 +38,11 @@ class DiagonalGaussian:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x) in nats. Shapes: z `b ...`; returns `b`."""
-        squared = (z - self.mean).square() * (-self.logvar).exp()
-        return -0.5 * (squared + self.logvar + LOG_2PI).flatten(1).sum(1)
+        return log_normal(z, self.mean, self.logvar).flatten(1).sum(1)
+
+    def standard_kl(self) -> Tensor:
+        """KL(q(z_d|x) || N(0, 1)) of each value of z in nats, shaped like z."""
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar)
 
     def kl(self, prior: Any, z: Tensor | None = None) -> Tensor:
         """KL(q(z|x) || p(z)) in nats, `b`: closed form for a standard normal prior, else the one-sample estimate at z.
@@ -41,8 +50,7 @@ class DiagonalGaussian:
         Source: Kingma & Welling 2013 (arXiv:1312.6114), appendix B.
         """
         if isinstance(prior, StandardNormal):
-            terms = self.mean.square() + self.logvar.exp() - 1 - self.logvar
-            return 0.5 * terms.flatten(1).sum(1)
+            return self.standard_kl().flatten(1).sum(1)
         if z is None:
             raise ValueError("the KL to this prior has no closed form here: it is estimated at a sample, pass `z`")
         return self.log_prob(z) - prior.log_prob(z)

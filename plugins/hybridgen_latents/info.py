@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridgen_latents.gaussian import LOG_2PI, Limit
+from hybridgen_latents.bounded import UniformCube
+from hybridgen_latents.gaussian import LOG_2PI, Limit, log_normal
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class InfoPrior:
     def sample(self, noise: Tensor) -> Tensor:
         """z from normal noise of the same shape: the largest of k values names a category, 2 Phi - 1 makes a uniform code."""
         own, codes, continuous = self.parts.of(noise)
-        return torch.cat([own, *(one_hot(c.argmax(1), c.shape[1]) for c in codes), torch.erf(continuous / math.sqrt(2))], 1)
+        return torch.cat([own, *(one_hot(c.argmax(1), c.shape[1]) for c in codes), UniformCube().sample(continuous)], 1)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z) in nats: a density of noise and continuous codes, a probability of categories. Shapes: `b d` -> `b`."""
@@ -130,8 +131,7 @@ class Info(nn.Module):
         """log Q(c | G(z)) at the codes c in z, in nats, `b`."""
         logits, mean, logvar = self._read(fake_code)
         _, codes, continuous = self.parts.of(z_prior)
-        squared = (continuous - mean).square() * (-logvar).exp()
-        total = -0.5 * (squared + logvar + LOG_2PI).sum(1)
+        total = log_normal(continuous, mean, logvar).sum(1)
         for one, code in zip(logits, codes, strict=True):
             total = total + (one.log_softmax(1) * code).sum(1)
         return total

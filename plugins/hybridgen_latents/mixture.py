@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridgen_latents.gaussian import LOG_2PI, DiagonalGaussian, Dim, Limit, diagonal_gaussian
+from hybridgen_latents.gaussian import DiagonalGaussian, Dim, Limit, diagonal_gaussian, log_normal
 
 Components = Annotated[int, Field(ge=1, description="Gaussians that the prior is made of")]
 
@@ -33,8 +33,7 @@ class Mixture:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z) in nats. Shapes: z `b d`; returns `b`."""
-        squared = (z.unsqueeze(1) - self.mean).square() * (-self.logvar).exp()  # b k d
-        within = -0.5 * (squared + self.logvar + LOG_2PI).sum(2)  # b k
+        within = log_normal(z.unsqueeze(1), self.mean, self.logvar).sum(2)  # b k
         return torch.logsumexp(self.log_weights + within, dim=1)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
+from hybridgen_losses.penalties import Critic, Sample, asked
 from hybridgen_providers.diffaugment import flip, pixels, translate, whole_shifts
 
 
@@ -60,9 +60,9 @@ class Consistency(nn.Module):
 
     def discriminator(
         self,
-        critic: Callable[..., Tensor],
-        judged_real: Tensor | dict[str, Tensor],
-        judged_fake: Tensor | dict[str, Tensor],
+        critic: Critic,
+        judged_real: Sample,
+        judged_fake: Sample,
         real_logits: Tensor,
         fake_logits: Tensor,
         places: Tensor,
@@ -74,12 +74,11 @@ class Consistency(nn.Module):
             (self.fake_weight, judged_fake, fake_logits),
         ):
             if weight:
-                copy = self._copy_of(sample, places, mirrored)
-                again = critic(**copy) if isinstance(copy, dict) else critic(copy)
+                again = asked(critic, self._copy_of(sample, places, mirrored))
                 halves.append(weight * (logits.float() - again).square().mean())
         return halves[0] if len(halves) == 1 else halves[0] + halves[1]
 
-    def _copy_of(self, sample: Tensor | dict[str, Tensor], places: Tensor, mirrored: Tensor) -> Tensor | dict[str, Tensor]:
+    def _copy_of(self, sample: Sample, places: Tensor, mirrored: Tensor) -> Sample:
         if isinstance(sample, dict):
             return sample | {"x": self._changed(sample["x"], places, mirrored)}
         return self._changed(sample, places, mirrored)

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from hybridgen_latents.gaussian import log_normal
 from hybridgen_losses.kl import gaussian_posterior, standard_prior
-
-LOG_2PI = math.log(2 * math.pi)
 
 
 class TCDecomposition(nn.Module):
@@ -78,8 +77,7 @@ class TCDecomposition(nn.Module):
         """log q(z) of each sample and of each of its dimensions. Shapes: `b ...`, three times; returns `b` and `b d`."""
         mean, logvar, z = mean.flatten(1), logvar.flatten(1), z.flatten(1)
         at_least_two(z, "tc-decomposition")
-        squared = (z.unsqueeze(1) - mean).square() * (-logvar).exp()  # i j d: z_i under q(.|x_j)
-        log_q = -0.5 * (squared + logvar + LOG_2PI)
+        log_q = log_normal(z.unsqueeze(1), mean, logvar)  # i j d: z_i under q(.|x_j)
         log_weights = self.log_weights(z)
         return (log_q.sum(2) + log_weights).logsumexp(1), (log_q + log_weights.unsqueeze(2)).logsumexp(1)
 

@@ -90,9 +90,7 @@ class FreeBits(nn.Module):
     def forward(self, posterior: Any, prior: Any) -> Tensor:
         gaussian = gaussian_posterior(posterior, "free-bits", 'use = "kl"')
         standard_prior(prior, "free-bits", 'use = "kl"')
-        mean, logvar = gaussian.mean, gaussian.logvar
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
-        kl = rearrange(kl, "b d ... -> b d (...)").sum(2)
+        kl = rearrange(gaussian.standard_kl(), "b d ... -> b d (...)").sum(2)
         return kl.mean(0).clamp(min=self.free).sum()
 
 

@@ -26,9 +26,14 @@ Sigma = Annotated[float, Field(gt=0, description="standard deviation of the step
 AUTO_GAMMA = 0.0002
 
 
+def asked(critic: Critic, sample: Sample) -> Tensor:
+    """The critic's logits of a sample, by the names of its roles where it is a joint one. Shapes: returns `b ...`."""
+    return critic(**sample) if isinstance(sample, dict) else critic(sample)
+
+
 def judge(critic: Critic, sample: Sample) -> Tensor:
     """D of each sample: the mean over its patches, as the adversarial terms average them. Shapes: returns `b`."""
-    logits = critic(**sample) if isinstance(sample, dict) else critic(sample)
+    logits = asked(critic, sample)
     return logits.reshape(logits.shape[0], -1).mean(1)
 
 

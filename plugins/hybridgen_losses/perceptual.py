@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hybridgen.errors import RunError
 from hybridgen_losses.backbones import Backbone
 from hybridgen_losses.program import Program
+from hybridgen_losses.structure import picture_sides
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EPSILON = 1e-10
@@ -75,11 +76,7 @@ class Perceptual(nn.Module):
         std: Annotated[Numbers, Field(description="of each channel in [0, 1]; vgg and alexnet: ImageNet's, program: 1")] = None,
     ) -> None:
         super().__init__()
-        if len(sample_shape) != 3 or output_activation != "tanh":
-            raise ValueError(
-                f"perceptual compares pictures (c h w) with values in [-1, 1] (output activation tanh), these data have the "
-                f"shape {sample_shape} and '{output_activation}'; use \"reconstruction\""
-            )
+        picture_sides(sample_shape, output_activation, "perceptual")
         if not weights.is_file():
             kind = "torch.export.save" if network == "program" else f"{network}'s weights"
             raise ValueError(f"perceptual: there is no file {weights}; write the path of a file of {kind} in `weights`")

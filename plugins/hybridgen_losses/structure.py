@@ -48,7 +48,7 @@ class SSIM(nn.Module):
         sigma: Sigma = 1.5,
     ) -> None:
         super().__init__()
-        side = _smaller_side(sample_shape, output_activation, "ssim")
+        side = min(picture_sides(sample_shape, output_activation, "ssim"))
         if window is None:
             window = min(11, max(3, side // 2 - (side // 2 + 1) % 2))
         _check_window(window, side, "ssim")
@@ -90,7 +90,7 @@ class MultiScaleSSIM(nn.Module):
         scales: Annotated[int | None, Field(ge=1, le=5, description="how many resolutions; as many as fit, up to 5")] = None,
     ) -> None:
         super().__init__()
-        side = _smaller_side(sample_shape, output_activation, "ms-ssim")
+        side = min(picture_sides(sample_shape, output_activation, "ms-ssim"))
         _check_window(window, side, "ms-ssim")
         fitting = next((m for m in range(1, len(SCALE_WEIGHTS)) if side >> m < window), len(SCALE_WEIGHTS))
         if scales is not None and scales > fitting:
@@ -140,13 +140,14 @@ def _windowed(values: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(down, kernel.reshape(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
 
 
-def _smaller_side(sample_shape: tuple[int, ...], output_activation: str, name: str) -> int:
+def picture_sides(sample_shape: tuple[int, ...], output_activation: str, name: str) -> tuple[int, int]:
+    """Height and width of the data. Raises ValueError for what are no pictures with values in [-1, 1]."""
     if len(sample_shape) != 3 or output_activation != "tanh":
         raise ValueError(
             f"{name} compares pictures (c h w) with values in [-1, 1] (output activation tanh), these data have the shape "
             f"{sample_shape} and '{output_activation}'; use \"reconstruction\""
         )
-    return min(sample_shape[1:])
+    return sample_shape[1], sample_shape[2]
 
 
 def _check_window(window: int, side: int, name: str) -> None:

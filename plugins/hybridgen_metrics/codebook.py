@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
+
+from hybridgen_latents.quantised import perplexity
 
 
 class Codebook:
@@ -38,5 +39,4 @@ class Codebook:
     def compute(self) -> dict[str, float]:
         if self.counts is None:
             return {"perplexity": math.nan, "usage": math.nan}
-        entropy = torch.special.entr(self.counts / self.counts.sum()).sum()
-        return {"perplexity": float(entropy.exp()), "usage": float((self.counts > 0).double().mean())}
+        return {"perplexity": float(perplexity(self.counts)), "usage": float((self.counts > 0).double().mean())}
