@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from common import AE, EAGER, FIXTURES, GAN, LABELLED, SPEC, VAE, VAGAN, batch, parameters
+from common import AE, FIXTURES, GAN, LABELLED, SPEC, VAE, VAGAN, batch, parameters
 from torch import Tensor, nn
 
 from hybridgen import hookimpl
 from hybridgen.data import Arrays, Batches, SampleSpec, batches_in_order, open_data
 from hybridgen.errors import DataError, RecipeError
-from hybridgen.model import build
-from hybridgen.recipe import load_recipe
-from hybridgen.registry import load_registry
+from hybridgen.registry import Registry, load_registry
 from hybridgen.step import Training, train_step
 from hybridgen.use import GenerativeModel
 
@@ -227,24 +224,18 @@ def register_components(register: Any) -> None:
     register.provider("crop", Crop)
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Callable[..., Training]:
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    """The fixtures' registry, which `training` loads recipes by, with this module's components."""
     mine = SimpleNamespace(register_components=register_components)
-    registry = load_registry(extra={"fixtures": FIXTURES, "mine": mine})
-
-    def made(text: str, *overrides: str, spec: SampleSpec = SPEC) -> Training:
-        path = tmp_path / "test.toml"
-        path.write_text(text, encoding="utf-8")
-        return Training(build(load_recipe(path, overrides, registry=registry), spec), EAGER)
-
-    return made
+    return load_registry(extra={"fixtures": FIXTURES, "mine": mine})
 
 
 # -- noise of its own ----------------------------------------------------------------------------------------------------
 
 
-def test_a_part_states_what_noise_it_wants_and_gets_it_anew_each_step(make: Callable[..., Training]) -> None:
-    state = make(VAE + '[loss.points]\nuse = "points"\n')
+def test_a_part_states_what_noise_it_wants_and_gets_it_anew_each_step(training: Callable[..., Training]) -> None:
+    state = training(VAE + '[loss.points]\nuse = "points"\n')
     for step in (1, 2):
         train_step(state, [batch(seed=step)], step)
     (points, coins), (later, _) = state.model.parts["loss.points"].seen[-2:]  # type: ignore[misc,index]
@@ -253,9 +244,9 @@ def test_a_part_states_what_noise_it_wants_and_gets_it_anew_each_step(make: Call
     assert not torch.equal(points, later)
 
 
-def test_micro_batches_get_slices_of_it(make: Callable[..., Training]) -> None:
+def test_micro_batches_get_slices_of_it(training: Callable[..., Training]) -> None:
     text = VAE + '[loss.points]\nuse = "points"\n'
-    whole, pieces = make(text), make(text, "train.accumulate=4")
+    whole, pieces = training(text), training(text, "train.accumulate=4")
     for state in (whole, pieces):
         train_step(state, [batch()], 1)
     one = whole.model.parts["loss.points"].seen[-1][0]  # type: ignore[index]
@@ -263,8 +254,8 @@ def test_micro_batches_get_slices_of_it(make: Callable[..., Training]) -> None:
     torch.testing.assert_close(torch.cat(many), one, rtol=0, atol=0)
 
 
-def test_a_network_draws_for_each_of_its_calls_in_training_and_in_use(make: Callable[..., Training]) -> None:
-    state = make(VAGAN.replace('[decoder]\nuse = "mlp"\nwidth = 16', '[decoder]\nuse = "mine:noisy"'))
+def test_a_network_draws_for_each_of_its_calls_in_training_and_in_use(training: Callable[..., Training]) -> None:
+    state = training(VAGAN.replace('[decoder]\nuse = "mlp"\nwidth = 16', '[decoder]\nuse = "mine:noisy"'))
     assert {"jitter@recon_raw", "jitter@fake_raw"} <= set(state.model.noise)
     train_step(state, [batch()], 1)
     model = GenerativeModel(state.model, state.averaged)
@@ -273,12 +264,12 @@ def test_a_network_draws_for_each_of_its_calls_in_training_and_in_use(make: Call
     assert torch.equal(model.reconstruct(batch()["x"]), model.reconstruct(batch()["x"]))  # at its mean
 
 
-def test_an_augmentation_is_told_the_shape_it_finds_and_the_critic_the_one_it_leaves(make: Callable[..., Training]) -> None:
+def test_an_augmentation_is_told_the_shape_it_finds_and_the_critic_the_one_it_leaves(training: Callable[..., Training]) -> None:
     critic = 'fake = ["recon", "fake"]'
-    state = make(VAGAN.replace(critic, critic + '\naugment = { use = "jitter" }'))
+    state = training(VAGAN.replace(critic, critic + '\naugment = { use = "jitter" }'))
     shapes = {key: noise.shape for key, noise in state.model.noise.items() if key.startswith("jitter")}
     assert shapes == {f"jitter@discriminator.main.{b}.augmented": (1, 8, 8) for b in ("real", "fake.0", "fake.1")}
-    state = make(VAGAN.replace(critic, critic + '\naugment = { use = "crop" }'))
+    state = training(VAGAN.replace(critic, critic + '\naugment = { use = "crop" }'))
     assert state.model.parts["discriminator.main"].layers[0][0].in_features == 6 * 4  # type: ignore[index,union-attr]
     train_step(state, [batch()], 1)
 
@@ -286,10 +277,10 @@ def test_an_augmentation_is_told_the_shape_it_finds_and_the_critic_the_one_it_le
 # -- other quantities --------------------------------------------------------------------------------------------------------
 
 
-def test_weights_by_name_decay_each_network_by_its_own_player(make: Callable[..., Training]) -> None:
+def test_weights_by_name_decay_each_network_by_its_own_player(training: Callable[..., Training]) -> None:
     text = VAGAN + '[loss.decay]\nuse = "decay"\n'
     off = ("loss.adversarial.weight=0", "loss.adversarial.discriminator_weight=0", "loss.reconstruction.weight=0")
-    state = make(text, *off, "loss.kl.weight=0", "optim.use=sgd", "optim.lr=0.1")
+    state = training(text, *off, "loss.kl.weight=0", "optim.use=sgd", "optim.lr=0.1")
     before = parameters(state.model)
     values = train_step(state, [batch()], 1)
     for name, value in parameters(state.model).items():
@@ -298,8 +289,8 @@ def test_weights_by_name_decay_each_network_by_its_own_player(make: Callable[...
     torch.testing.assert_close(values["loss.decay.discriminator"], expected)
 
 
-def test_the_code_of_samples_is_the_encoder_on_fake_in_one_call_with_that_of_x(make: Callable[..., Training]) -> None:
-    state = make(VAE + '[loss.recode]\nuse = "recode"\n')
+def test_the_code_of_samples_is_the_encoder_on_fake_in_one_call_with_that_of_x(training: Callable[..., Training]) -> None:
+    state = training(VAE + '[loss.recode]\nuse = "recode"\n')
     calls: list[int] = []
     state.model.parts["encoder"].register_forward_hook(lambda m, i, out: calls.append(out.shape[0]))
     train_step(state, [batch()], 1)
@@ -307,11 +298,11 @@ def test_the_code_of_samples_is_the_encoder_on_fake_in_one_call_with_that_of_x(m
     definition = state.model.graph.definitions["fake_code"]
     assert definition.arguments == (("x", "fake"),)
     with pytest.raises(RecipeError, match=r"asks for `fake_code`: there is no \[encoder\]"):
-        make(GAN + '[loss.recode]\nuse = "recode"\n')
+        training(GAN + '[loss.recode]\nuse = "recode"\n')
 
 
-def test_a_prior_may_ask_and_its_gradient_reaches_what_it_asked_for(make: Callable[..., Training]) -> None:
-    state = make(VAE.replace('use = "gaussian"\ndim = 4', 'use = "asking"'))
+def test_a_prior_may_ask_and_its_gradient_reaches_what_it_asked_for(training: Callable[..., Training]) -> None:
+    state = training(VAE.replace('use = "gaussian"\ndim = 4', 'use = "asking"'))
     assert state.model.graph.definitions["prior"].arguments == (("encode", "encode"),)
     before = parameters(state.model)
     train_step(state, [batch()], 1)
@@ -326,33 +317,33 @@ class Twice(nn.Module):
         return (decode(z) - recon_raw).abs().max()
 
 
-def test_a_callable_network_has_the_roles_that_its_recipe_binds(make: Callable[..., Training]) -> None:
+def test_a_callable_network_has_the_roles_that_its_recipe_binds(training: Callable[..., Training]) -> None:
     """`decode(z)` is what `recon_raw` is, with a label that the recipe rebinds as well."""
     text = VAE.replace('[decoder]\nuse = "mlp"\nwidth = 16', '[decoder]\nuse = "conditional"\ninputs = { label = "other" }')
     text += '[quantity.other]\nuse = "zeroed"\n[loss.twice]\nuse = "twice"\n'
-    state = make(text, spec=LABELLED)
+    state = training(text, spec=LABELLED)
     assert state.model.graph.definitions["decode"].arguments == (("label", "other"),)
     assert float(train_step(state, [batch(spec=LABELLED)], 1)["loss.twice"]) == 0.0
 
 
-def test_what_has_no_batch_axis_is_not_laid_end_to_end(make: Callable[..., Training]) -> None:
+def test_what_has_no_batch_axis_is_not_laid_end_to_end(training: Callable[..., Training]) -> None:
     for accumulate in (1, 4):
-        state = make(VAE + '[loss.watch]\nuse = "weight-watcher"\n', f"train.accumulate={accumulate}")
+        state = training(VAE + '[loss.watch]\nuse = "weight-watcher"\n', f"train.accumulate={accumulate}")
         train_step(state, [batch()], 1)
         assert float(state.model.parts["loss.watch"].rows) == 64 * 1000 + 8
 
 
-def test_an_update_sees_what_its_recipe_rebinds(make: Callable[..., Training]) -> None:
+def test_an_update_sees_what_its_recipe_rebinds(training: Callable[..., Training]) -> None:
     text = VAE.replace("[decoder]", 'inputs = { x = "kept" }\n[decoder]')
     text += '[quantity.kept]\nuse = "remembering"\ninputs = { x = "noise" }\n'
-    state = make(text)
+    state = training(text)
     train_step(state, [batch()], 1)
     leaves = state.leaves(state.planner.plan(state.model.terms), batch(), 1, 0)[0]
     expected = leaves["noise@quantity.kept"].mean()
     torch.testing.assert_close(state.model.parts["quantity.kept"].mean, expected)
 
 
-def test_noise_of_an_unknown_kind_is_an_error(make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_of_an_unknown_kind_is_an_error(training: Callable[..., Training], monkeypatch: pytest.MonkeyPatch) -> None:
     before = Points.__init__
 
     def misspelt(self: Points, z_shape: tuple[int, ...]) -> None:
@@ -361,22 +352,22 @@ def test_noise_of_an_unknown_kind_is_an_error(make: Callable[..., Training], mon
 
     monkeypatch.setattr(Points, "__init__", misspelt)
     with pytest.raises(RecipeError, match=r"'unifrom'; there are \"normal\" and \"uniform\""):
-        make(VAE + '[loss.points]\nuse = "points"\n')
+        training(VAE + '[loss.points]\nuse = "points"\n')
 
 
-def test_facts_of_the_run_and_the_data(make: Callable[..., Training]) -> None:
-    state = make(AE + '[loss.facts]\nuse = "facts"\n', "data.validation=0.25")
+def test_facts_of_the_run_and_the_data(training: Callable[..., Training]) -> None:
+    state = training(AE + '[loss.facts]\nuse = "facts"\n', "data.validation=0.25")
     assert state.model.parts["loss.facts"].told == (8, 48)  # a quarter of 64 is held out
     own = SampleSpec(**{**SPEC.to_dict(), "split": True})
-    state = make(AE + '[loss.facts]\nuse = "facts"\n', spec=own)
+    state = training(AE + '[loss.facts]\nuse = "facts"\n', spec=own)
     assert state.model.parts["loss.facts"].told == (8, 64)
 
 
-def test_a_critic_judges_each_sample_with_its_own_label(make: Callable[..., Training]) -> None:
+def test_a_critic_judges_each_sample_with_its_own_label(training: Callable[..., Training]) -> None:
     """Pairs stay pairs, in both updates: real samples with their labels, generated ones with what they were made for."""
     text = GAN.replace('use = "mlp"\nwidth = 16\n[latent]', 'use = "painter"\n[latent]')
     text = text.replace('[discriminator]\nuse = "mlp"\nwidth = 16', '[discriminator]\nuse = "pairs"')
-    state = make(text, spec=LABELLED)
+    state = training(text, spec=LABELLED)
     data = batch(spec=LABELLED)
     train_step(state, [data], 1)
     shown = state.model.parts["discriminator.main"].shown[-2:]  # type: ignore[index]
@@ -390,7 +381,7 @@ def test_a_critic_judges_each_sample_with_its_own_label(make: Callable[..., Trai
 # -- tokens ------------------------------------------------------------------------------------------------------------------
 
 
-def test_tokens_are_one_hot_with_indices_and_mask_beside(make: Callable[..., Training]) -> None:
+def test_tokens_are_one_hot_with_indices_and_mask_beside(training: Callable[..., Training]) -> None:
     stored = torch.tensor([[1, 4, 2, 0, 0, 0], [3, 3, 1, 1, 2, 0]])
     made = TOKENS.batch(stored)
     assert made["x"].shape == (2, 6, 5)
@@ -402,7 +393,7 @@ def test_tokens_are_one_hot_with_indices_and_mask_beside(make: Callable[..., Tra
     assert SampleSpec.from_dict(TOKENS.to_dict()) == TOKENS
 
 
-def test_token_data_batch_split_and_are_checked(make: Callable[..., Training]) -> None:
+def test_token_data_batch_split_and_are_checked(training: Callable[..., Training]) -> None:
     class Source:
         def __init__(self, x: Tensor) -> None:
             self.x = x
@@ -413,7 +404,7 @@ def test_token_data_batch_split_and_are_checked(make: Callable[..., Training]) -
         def load(self) -> dict[str, Arrays]:
             return {"train": Arrays(self.x)}
 
-    data = make(VAE).model.recipe.data
+    data = training(VAE).model.recipe.data
     good = torch.randint(0, 5, (64, 6))
     splits = open_data(Source(good), data)
     assert {k: len(v) for k, v in splits.items()} == {"train": 58, "validation": 6}
@@ -428,10 +419,10 @@ def test_token_data_batch_split_and_are_checked(make: Callable[..., Training]) -
         open_data(Source(good[:, 1:]), data)
 
 
-def test_networks_take_tokens_either_way_and_samples_are_distributions(make: Callable[..., Training]) -> None:
+def test_networks_take_tokens_either_way_and_samples_are_distributions(training: Callable[..., Training]) -> None:
     for encoder in ("mlp", "from-tokens"):
         width = "\nwidth = 16" if encoder == "mlp" else ""
-        state = make(VAE.replace('[encoder]\nuse = "mlp"\nwidth = 16', f'[encoder]\nuse = "{encoder}"{width}'), spec=TOKENS)
+        state = training(VAE.replace('[encoder]\nuse = "mlp"\nwidth = 16', f'[encoder]\nuse = "{encoder}"{width}'), spec=TOKENS)
         train_step(state, [batch(spec=TOKENS)], 1)
         model = GenerativeModel(state.model, state.averaged)
         torch.testing.assert_close(model.sample(3).sum(-1), torch.ones(3, 6))
@@ -439,15 +430,15 @@ def test_networks_take_tokens_either_way_and_samples_are_distributions(make: Cal
         assert model.reconstruct(batch(spec=TOKENS)["x"]).shape == (8, 6, 5)
 
 
-def test_generated_samples_are_given_no_real_tokens(make: Callable[..., Training]) -> None:
+def test_generated_samples_are_given_no_real_tokens(training: Callable[..., Training]) -> None:
     forced = VAE.replace('[decoder]\nuse = "mlp"\nwidth = 16', '[decoder]\nuse = "from-tokens"')
-    model = make(forced, spec=TOKENS).model
+    model = training(forced, spec=TOKENS).model
     assert "fake" not in model.wiring.names()
     text = VAE.replace('[encoder]\nuse = "mlp"\nwidth = 16', '[encoder]\nuse = "from-tokens"')
     with pytest.raises(RecipeError, match="those of the real batch, and generated samples have none"):
-        make(text + '[loss.recode]\nuse = "recode"\n', spec=TOKENS)
+        training(text + '[loss.recode]\nuse = "recode"\n', spec=TOKENS)
 
 
-def test_tokens_do_not_exist_for_pictures(make: Callable[..., Training]) -> None:
+def test_tokens_do_not_exist_for_pictures(training: Callable[..., Training]) -> None:
     with pytest.raises(RecipeError, match=r"asks for `tokens`: the data are no tokens \(their kind is 'image'\)"):
-        make(VAE.replace('[encoder]\nuse = "mlp"\nwidth = 16', '[encoder]\nuse = "from-tokens"'), spec=LABELLED)
+        training(VAE.replace('[encoder]\nuse = "mlp"\nwidth = 16', '[encoder]\nuse = "from-tokens"'), spec=LABELLED)
