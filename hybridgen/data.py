@@ -26,6 +26,7 @@ class SampleSpec:
     levels: number of distinct stored values, None for continuous data.
     activation: what brings a decoder's raw values to model space: "tanh", "identity", or "softmax" for tokens.
     classes: names of the labels; empty without labels.
+    factors: names of the known factors of variation; empty where they aren't known.
     split: whether the data bring validation examples of their own beside the `count` for training.
     vocabulary, padding: what the tokens are called, and the index that fills sequences up, for data of the kind tokens.
 
@@ -42,6 +43,7 @@ class SampleSpec:
     classes: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
     padding: int | None = None
+    factors: tuple[str, ...] = ()
     split: bool = False
 
     @property
@@ -86,22 +88,29 @@ class SampleSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SampleSpec:
-        lists = {name: tuple(values[name]) for name in ("shape", "classes", "vocabulary") if name in values}
+        lists = {name: tuple(values[name]) for name in ("shape", "classes", "vocabulary", "factors") if name in values}
         return cls(**{**values, **lists})
 
 
 @dataclass
 class Arrays:
-    """Examples as stored, `n ...`, and their class indices, `n` int64, where there are labels."""
+    """Examples as stored, `n ...`; their class indices, `n` int64, where there are labels; and the values of their known
+    factors of variation, `n f` int64, where there are any."""
 
     x: Tensor
     label: Tensor | None = None
+    factors: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
 
     def subset(self, index: Tensor) -> Arrays:
-        return Arrays(self.x[index], None if self.label is None else self.label[index])
+        return Arrays(*(None if t is None else t[index] for t in (self.x, self.label, self.factors)))  # type: ignore[arg-type]
+
+    def beside(self, index: Any, spec: SampleSpec, device: torch.device) -> dict[str, Tensor]:
+        """The quantities that are known of some examples beside their values: `label`, `factors`."""
+        known = {"label": self.label if spec.classes else None, "factors": self.factors if spec.factors else None}
+        return {name: tensor[index].to(device) for name, tensor in known.items() if tensor is not None}
 
 
 class Dataset(Protocol):
@@ -147,6 +156,9 @@ def _verify(arrays: Arrays, spec: SampleSpec, name: str) -> None:
         if bad.any():
             first = int(bad.nonzero()[0])
             raise DataError(f"{int(bad.sum())} {name} examples hold NaN or infinite values; the first is number {first}")
+    if spec.factors and (arrays.factors is None or tuple(arrays.factors.shape) != (len(arrays), len(spec.factors))):
+        got = "none" if arrays.factors is None else f"the shape {tuple(arrays.factors.shape)}"
+        raise DataError(f"the {name} factors: expected {len(arrays)} rows of {', '.join(spec.factors)}; found {got}")
     if spec.classes:
         if arrays.label is None or len(arrays.label) != len(arrays):
             got = "none" if arrays.label is None else str(len(arrays.label))
@@ -187,14 +199,14 @@ class Batches:
         if flip and spec.kind != "image":
             raise DataError(f"data.flip mirrors pictures; these data are of the kind '{spec.kind}'")
         self.x = arrays.x.to(device)
-        self.label = None if arrays.label is None or not spec.classes else arrays.label.to(device)
+        self.beside = arrays.beside(slice(None), spec, device)
         self.spec, self.batch_size, self.seed, self.device, self.flip = spec, batch_size, seed, device, flip
         self.count = len(arrays)
         self.per_epoch = self.count // batch_size
         self._epoch, self._order = -1, torch.empty(0)
 
     def batch(self, index: int) -> dict[str, Tensor]:
-        """Batch `index` (from 0): `x` in model space, and `label` where there are labels."""
+        """Batch `index` (from 0): `x` in model space, `label` and `factors` where the data have them."""
         epoch, position = divmod(index, self.per_epoch)
         if epoch != self._epoch:
             generator = randomness.generator(torch.device("cpu"), self.seed, "order", epoch)
@@ -206,14 +218,11 @@ class Batches:
             x = made["x"]
             coin = randomness.uniform((len(x), 1, 1, 1), self.device, self.seed, "flip", index)
             made["x"] = torch.where(coin < 0.5, x.flip(-1), x)
-        return made if self.label is None else made | {"label": self.label[chosen]}
+        return made | {name: tensor[chosen] for name, tensor in self.beside.items()}
 
 
 def batches_in_order(arrays: Arrays, spec: SampleSpec, batch_size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """Every example once, in order; the last batch may be short."""
     for start in range(0, len(arrays), batch_size):
         piece = slice(start, start + batch_size)
-        batch = spec.batch(arrays.x[piece].to(device))
-        if spec.classes and arrays.label is not None:
-            batch["label"] = arrays.label[piece].to(device)
-        yield batch
+        yield spec.batch(arrays.x[piece].to(device)) | arrays.beside(piece, spec, device)

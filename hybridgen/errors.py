@@ -66,6 +66,13 @@ class UnavailableError(UserError):
     """The model at hand cannot offer what was asked of it; the message says what would make it possible."""
 
 
+class Unmeasurable(UserError):  # noqa: N818  (an answer, told beside the metrics that could be measured)
+    """What a metric raises where its number would mean nothing: too few samples, features that never vary.
+
+    The message says why and what would mend it; the metric is asked again at the next evaluation.
+    """
+
+
 class DivergedError(HybridgenError):
     """A loss term or a gradient became NaN or infinite; the message names the term, the step and the last good state."""
 

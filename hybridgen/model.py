@@ -230,6 +230,8 @@ def _facts(recipe: Recipe, spec: SampleSpec) -> dict[str, Any]:
         "batch_size": recipe.data.batch_size,
         "examples": spec.count - (0 if spec.split else round(spec.count * recipe.data.validation)),
     }
+    if spec.levels is not None:
+        facts["levels"] = spec.levels
     if spec.classes:
         facts["num_classes"] = len(spec.classes)
     return facts
@@ -295,6 +297,8 @@ def construct(
     if missing:
         reasons = {
             "num_classes": "the data has no labels",
+            "levels": "the data are continuous",
+            "seed": "it exists for metrics",
             "code_shape": "there is no [latent]",
             "z_shape": "there is no [latent]",
             "latent_dim": "there is no [latent]",
@@ -328,6 +332,8 @@ def meta_leaves(spec: SampleSpec, noise: Mapping[str, Noise], keys: Iterable[str
             made[key] = torch.empty(META_BATCH, *spec.shape, device="meta")
         elif key in ("label", "fake_label"):
             made[key] = torch.empty(META_BATCH, dtype=torch.long, device="meta")
+        elif key == "factors":
+            made[key] = torch.empty(META_BATCH, len(spec.factors), dtype=torch.long, device="meta")
         elif key in ("tokens", "mask"):
             kind = torch.long if key == "tokens" else torch.bool
             made[key] = torch.empty(META_BATCH, spec.shape[0], dtype=kind, device="meta")

@@ -17,7 +17,8 @@ KINDS: Final = {
     "loss": "a term that trains one player or both",
     "latent": "what a code means: posterior, prior, codebook",
     "data": "real examples",
-    "metric": "a number measured on held-out data",
+    "metric": "a number measured on held-out data or on generated samples",
+    "features": "what metrics see samples through: a network that turns one into an embedding",
     "provider": "a quantity of the plugin's own",
     "reporter": "a listener to the run's events",
 }
@@ -35,6 +36,8 @@ FACTS: Final = {
     "steps": "length of the run in generator updates",
     "batch_size": "examples in a batch",
     "examples": "number of training examples",
+    "levels": "number of values that a stored example's entries can take; exists for discrete data (256 for bytes)",
+    "seed": "the evaluation's seed; exists for metrics",
 }
 
 QUANTITIES: Final = {
@@ -43,6 +46,7 @@ QUANTITIES: Final = {
     "mask": "True where a token is no padding, `b l`; exists for data of the kind tokens",
     "label": "class index, `b`; exists when the data has labels",
     "fake_label": "class index for generated samples, `b`; exists when the data has labels",
+    "factors": "values of the known factors of variation, `b f`; exists when the data state them",
     "code": "what the encoder returned, `b ...`",
     "fake_code": "what the encoder returns for `fake`, `b ...`; exists with an encoder, a decoder and a prior",
     "posterior": "q(z|x), an object with `mean`, `sample(noise)`, `kl(prior, z)`; exists with an encoder",
@@ -69,6 +73,13 @@ QUANTITIES: Final = {
     "noise": "standard normal noise shaped like `x`, a stream of its own for everyone who asks",
     "noise_z": "standard normal noise shaped like `z`, a stream of its own for everyone who asks",
     "uniform": "uniform [0, 1) noise, `b`, a stream of its own for everyone who asks",
+    "real_embedding": "`x` through the feature network, `b e`; exists for metrics",
+    "recon_embedding": "`recon` through the feature network, `b e`; exists for metrics",
+    "fake_embedding": "`fake` through the feature network, `b e`; exists for metrics",
+    "real_probabilities": "the feature network's class probabilities of `x`, `b k`; exists for metrics, where it has classes",
+    "recon_probabilities": "the same of `recon`, `b k`",
+    "fake_probabilities": "the same of `fake`, `b k`",
+    "embed": "the feature network as a function: samples `b ...` to embeddings `b e`; exists for metrics",
     "step": "training step from 1, a scalar tensor",
     "progress": "fraction of the run that is done, a scalar tensor in [0, 1]",
 }
@@ -87,3 +98,16 @@ CRITIC_QUANTITIES: Final = frozenset(
     }
 )
 """Those that belong to one discriminator; the recipe's `discriminator = NAME` says which."""
+
+FEATURE_QUANTITIES: Final = frozenset(
+    {
+        "real_embedding",
+        "recon_embedding",
+        "fake_embedding",
+        "real_probabilities",
+        "recon_probabilities",
+        "fake_probabilities",
+        "embed",
+    }
+)
+"""Those that metrics see through a feature network; a metric's `features = NAME` says through which."""

@@ -27,9 +27,10 @@ REAL_ONLY = {
     "x": "a decoder that asks for `x` can't decode prior samples",
     "tokens": "they are those of the real batch, and generated samples have none",
     "mask": "it is that of the real batch, and generated samples have none",
+    "factors": "they are those of the real batch, and generated samples have none",
 }
 PER_FAKE = frozenset({"fake_logits", "fake_features", "judged_fake"})
-LEAVES = frozenset({"x", "label", "fake_label", "tokens", "mask", "step", "progress"})
+LEAVES = frozenset({"x", "label", "fake_label", "factors", "tokens", "mask", "step", "progress"})
 
 
 class Missing(Exception):  # noqa: N818  (an answer, turned into a Problem where the asker is known)
@@ -100,6 +101,8 @@ class Wiring:
         if name in LEAVES:
             if name.endswith("label") and not self.spec.classes:
                 raise Missing("the data has no labels")
+            if name == "factors" and not self.spec.factors:
+                raise Missing("the data state no factors of variation")
             if name in ("tokens", "mask") and self.spec.kind != "tokens":
                 raise Missing(f"the data are no tokens (their kind is '{self.spec.kind}')")
             return name

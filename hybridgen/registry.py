@@ -136,6 +136,9 @@ class Register:
     def metric(self, name: str, reference: Any) -> None:
         self._add("metric", name, reference)
 
+    def features(self, name: str, reference: Any) -> None:
+        self._add("features", name, reference)
+
     def provider(self, name: str, reference: Any) -> None:
         self._add("provider", name, reference)
 

@@ -10,7 +10,7 @@ import click
 from hybridgen.cli import registry_of
 from hybridgen.names import KINDS
 
-PLURALS = {kind: {"data": "data", "loss": "losses"}.get(kind, f"{kind}s") for kind in KINDS}
+PLURALS = {kind: {"data": "data", "loss": "losses", "features": "features"}.get(kind, f"{kind}s") for kind in KINDS}
 WHAT = ("all", "recipes", "components", "plugins", "runs", *dict.fromkeys([*PLURALS.values(), *KINDS]))
 
 
