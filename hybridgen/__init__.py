@@ -14,14 +14,20 @@ from hybridgen.names import API
 
 if TYPE_CHECKING:
     from hybridgen.loop import train
+    from hybridgen.measure import evaluate
     from hybridgen.use import GenerativeModel, load
 
 hookimpl = pluggy.HookimplMarker("hybridgen")
 """Marks a function of a manifest module as a hook implementation; `hybridgen.hookspecs` lists the hooks."""
 
-__all__ = ["API", "GenerativeModel", "__version__", "hookimpl", "load", "train"]
+__all__ = ["API", "GenerativeModel", "__version__", "evaluate", "hookimpl", "load", "train"]
 
-_LAZY = {"train": "hybridgen.loop", "load": "hybridgen.use", "GenerativeModel": "hybridgen.use"}
+_LAZY = {
+    "train": "hybridgen.loop",
+    "evaluate": "hybridgen.measure",
+    "load": "hybridgen.use",
+    "GenerativeModel": "hybridgen.use",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -65,10 +65,11 @@ def _readable(event: dict[str, Any]) -> dict[str, Any]:
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Every complete event of a record; a line torn by a kill is left out."""
-    return _parsed(path.read_text(encoding="utf-8", errors="replace"))
+    return parsed_events(path.read_text(encoding="utf-8", errors="replace"))
 
 
-def _parsed(text: str) -> list[dict[str, Any]]:
+def parsed_events(text: str) -> list[dict[str, Any]]:
+    """The events in lines of JSON; lines that are none are left out."""
     events = []
     for line in text.splitlines():
         try:
@@ -96,4 +97,4 @@ def last_events(path: Path, size: int = 65536) -> list[dict[str, Any]]:
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return []
-    return _parsed(text)
+    return parsed_events(text)

@@ -20,12 +20,13 @@ import torch
 
 from hybridgen import pictures, randomness
 from hybridgen.checkpoint import checkpoints, forget_after, latest, load_checkpoint, prune, save_checkpoint
-from hybridgen.data import batches_in_order
 from hybridgen.environment import environment
 from hybridgen.errors import DivergedError, HybridgenError, Interrupted, RunError, UnavailableError
+from hybridgen.evaluation import direction_of
 from hybridgen.graph import couples_batch
 from hybridgen.health import EARLY, findings
 from hybridgen.precision import Choices
+from hybridgen.protocol import differences, protocol_of, told_apart
 from hybridgen.recipe import load_recipe, resolved_toml
 from hybridgen.registry import Registry, load_registry
 from hybridgen.report import save_report
@@ -255,37 +256,52 @@ def _diagnose(session: Session, step: int) -> None:
 
 
 def _evaluate(session: Session, step: int) -> bool:
-    """Every metric on the validation split; whether the one that names the best checkpoint improved."""
-    if session.validation is None:
+    """Every metric on the recipe's split; whether the one that names the best checkpoint improved."""
+    if not session.splits.get(session.recipe.evaluate.split):
         return False
     started = time.monotonic()
-    size = session.recipe.data.batch_size
     failed = set(session.evaluation.failed)
-    batches = batches_in_order(session.validation, session.model.spec, size, session.state.device)
-    values = session.evaluation.run(session.state.refresh_averaged(), batches, step)
-    better = session.evaluation.higher_is_better
+    units, better = session.evaluation.units, session.evaluation.higher_is_better
+    try:
+        found = session.evaluation.run(
+            session.state.refresh_averaged(), session.splits, step, device=session.state.device, progress=session.busy
+        )
+    finally:
+        session.busy("")
     event = session.emit(
         "evaluation",
         step=step,
-        values=values,
-        units=session.evaluation.units,
+        values=found.values,
+        units=units,
         higher_is_better=better,
+        refused=found.refused,
+        remarks=found.remarks,
+        protocol=found.protocol,
         seconds=time.monotonic() - started,
     )
     session.evaluations.append(event)
     for metric in sorted(set(session.evaluation.failed) - failed):
         why = f"metric {metric} failed and is left out from now on: {session.evaluation.failed[metric]}"
         session.emit("health", step=step, code=f"metric.{metric}", message=why)
-    name = session.recipe.best
-    if not name or not math.isfinite(values.get(name, math.nan)):
+    return _is_best(session, event)
+
+
+def _is_best(session: Session, event: Mapping[str, Any]) -> bool:
+    """Whether an evaluation is the best so far; values of another protocol (features trained anew) are not compared."""
+    name, step = session.best_by, event["step"]
+    value = event["values"].get(name, math.nan)
+    direction = direction_of(event["higher_is_better"], name)
+    if direction is None or not math.isfinite(value):
         return False
-    direction = better[name.partition(".")[0]]
-    if isinstance(direction, Mapping):
-        direction = direction[name.partition(".")[2]]
-    value = values[name]
+    protocol = protocol_of(event, name.partition(".")[0])
+    apart = differences(protocol, session.best_protocol) if session.best is not None and session.best_protocol else {}
+    if apart:
+        why = f"the best {name} so far was measured under another protocol ({told_apart(apart)}); the best is chosen anew"
+        session.emit("health", step=step, code="protocol", message=why)
+        session.best = None
     improved = session.best is None or (value > session.best if direction else value < session.best)
     if improved:
-        session.best = value
+        session.best, session.best_protocol = value, protocol
         session.emit("best", step=step, metric=name, value=value)
     return improved
 
@@ -315,6 +331,7 @@ def _save(session: Session, step: int, clock: Clock, best: bool) -> None:
             "choices": asdict(session.choices),
             "seconds": clock.seconds,
             "best": session.best,
+            "best_protocol": session.best_protocol,
             "is_best": best,
         },
     )
@@ -367,8 +384,11 @@ def _header(session: Session, resumed: bool) -> dict[str, Any]:
         coupled = ", ".join(path for path, module in model.parts.items() if couples_batch(module))
         if coupled:
             notes.append(f"layers that couple samples ({coupled}) see micro-batches, so accumulation is not one whole batch")
-    if session.validation is None:
-        notes.append("no validation split: nothing is evaluated")
+    if not session.splits.get(session.recipe.evaluate.split):
+        notes.append(f"no {session.recipe.evaluate.split} split: nothing is evaluated")
+    elif session.best_by:
+        chosen = "" if recipe.evaluate.best else ", the default for this family"
+        notes.append(f"best checkpoint by {session.best_by}{chosen}")
     header: dict[str, Any] = {
         "recipe": recipe.name,
         "description": recipe.description,

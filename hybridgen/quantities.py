@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hybridgen.data import SampleSpec
 from hybridgen.errors import Problem
 from hybridgen.graph import Definition, joined
-from hybridgen.names import CRITIC_QUANTITIES, QUANTITIES
+from hybridgen.names import CRITIC_QUANTITIES, FEATURE_QUANTITIES, QUANTITIES
 from hybridgen.recipe import Critic, Recipe
 from hybridgen.signature import asks
 
@@ -47,12 +47,13 @@ class Missing(Exception):  # noqa: N818  (an answer, turned into a Problem where
 
 @dataclass(frozen=True)
 class Scope:
-    """Who asks, and for which discriminator and which of its generated batches."""
+    """Who asks, for which discriminator and which of its generated batches, and through which features (metrics only)."""
 
     asker: str
     inputs: Mapping[str, str] = field(default_factory=dict)
     critic: str = ""
     fake: int = 0
+    features: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class Wiring:
             return self._noise(name, scope)
         if name in CRITIC_QUANTITIES:
             return self._of_critic(name, scope)
+        if name in FEATURE_QUANTITIES:
+            return self._of_features(name, scope)
         if name in self._standard:
             return self._define(name, self._standard[name])
         if name in self.recipe.quantities:
@@ -392,6 +395,23 @@ class Wiring:
             return named
         return next(iter(self.recipe.critics)) if len(self.recipe.critics) == 1 else ""
 
+    # -- features ----------------------------------------------------------------------------------------------------
+
+    def _of_features(self, name: str, scope: Scope) -> str:
+        """What a metric sees of a sample through its feature network, which stands beside the model's own parts."""
+        if not scope.features:
+            raise Missing("it is what metrics see through a feature network; it exists for metrics only")
+        path = f"features.{scope.features}"
+        if name == "embed":
+            key = f"{path}.embed"
+            return self._define(key, lambda: Definition(key, (), path, view=True, local=True))
+        batch, _, kind = name.partition("_")
+        seen = self.key({"real": "x"}.get(batch, batch), Scope(path))
+        site = f"{path}.{batch}"
+        self._define(site, lambda: Definition(site, (("x", seen),), path))
+        pick = _embedding if kind == "embedding" else _probabilities
+        return self._define(f"{site}.{kind}", lambda: Definition(f"{site}.{kind}", (("seen", site),), function=pick))
+
     # -- discriminators --------------------------------------------------------------------------------------------
 
     def _of_critic(self, name: str, scope: Scope) -> str:
@@ -535,6 +555,16 @@ def _features(judgement: Any, *, critic: str) -> list[Tensor]:
     if not isinstance(judgement, (tuple, list)) or len(judgement) < 2:
         raise TypeError(f"[{critic}] returns logits only; its features are asked for: return (logits, [features])")
     return list(judgement[1])
+
+
+def _embedding(seen: tuple[Tensor, Tensor | None]) -> Tensor:
+    return seen[0].float()
+
+
+def _probabilities(seen: tuple[Tensor, Tensor | None]) -> Tensor:
+    if seen[1] is None:
+        raise TypeError("these features return no logits, so they have no class probabilities")
+    return seen[1].float().softmax(-1)
 
 
 def _offered(parts: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hybridgen.data import Arrays, Batches, SampleSpec, open_data
-from hybridgen.evaluate import Evaluation, prepare
+from hybridgen.evaluation import Evaluation, best_by, prepare
 from hybridgen.events import EventLog, read_events, truncate_after
+from hybridgen.examples import source_of
 from hybridgen.model import Model, build, construct, load_parts, told
 from hybridgen.precision import Choices, choose, numerics
 from hybridgen.recipe import Recipe
 from hybridgen.record import Record
-from hybridgen.registry import Registry
 from hybridgen.report import make_reporter
-from hybridgen.run_folder import RunFolder, find_run
+from hybridgen.run_folder import RunFolder
 from hybridgen.step import Training
-from hybridgen.use import saved_recipe
 
 
 @dataclass
@@ -36,7 +35,9 @@ class Session:
     state: Training
     data: Batches
     validation: Arrays | None
+    splits: Mapping[str, Arrays]
     evaluation: Evaluation
+    best_by: str
     frequencies: list[float] | None
     listeners: list[Any]
     log: EventLog
@@ -44,6 +45,7 @@ class Session:
     start_step: int = 0
     seconds: float = 0.0  # training time before this process
     best: float | None = None
+    best_protocol: Mapping[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
@@ -65,6 +67,13 @@ class Session:
                 why = f"reporter {type(listener).__name__} failed and hears no more: {told(error)}"
                 self.emit("health", step=entry.get("step", 0), code="reporter", message=why)
         return entry
+
+    def busy(self, text: str, done: int = 0, total: int = 0) -> None:
+        """What is being done between two steps, for listeners that show it; "" when it is over. Not part of the record."""
+        for listener in self.listeners:
+            tell = getattr(listener, "busy", None)
+            if tell is not None:
+                tell(text, done, total)
 
 
 class Prepared:
@@ -92,7 +101,8 @@ class Prepared:
             (torch.bincount(labels, minlength=classes) / len(labels)).tolist() if classes and labels is not None else None
         )
         self.state = Training(self.model, self.choices)
-        self.evaluation = prepare(self.model)
+        self.splits = splits
+        self.evaluation = prepare(self.model, frequencies=self.frequencies)
 
     def numerics(self) -> contextlib.AbstractContextManager[None]:
         """Threads and determinism as the run asks for them."""
@@ -121,7 +131,9 @@ class Prepared:
             self.state,
             self.data,
             self.validation,
+            self.splits,
             self.evaluation,
+            best_by(self.evaluation),
             self.frequencies,
             listeners,
             EventLog(folder.metrics),
@@ -140,26 +152,4 @@ def restore(session: Session, saved: Any) -> None:
     session.record.load_state_dict(saved.training["record"])
     session.seconds = saved.metadata["seconds"]
     session.best = saved.metadata["best"]
-
-
-def describe(recipe: Recipe) -> SampleSpec:
-    """What the recipe's data look like, from headers only. Raises DataError."""
-    return source_of(recipe).describe()
-
-
-def held_out(run: str | Path, count: int, *, registry: Registry | None = None) -> tuple[Tensor, Tensor | None]:
-    """The first `count` validation examples of a run's data, `b ...` in model space (training ones where none are), and
-    their labels where there are any."""
-    recipe = saved_recipe(find_run(run), registry)
-    source = source_of(recipe)
-    splits = open_data(source, recipe.data)
-    arrays = splits.get("validation", splits["train"])
-    spec: SampleSpec = source.describe()
-    chosen = arrays if len(arrays.x) else splits["train"]
-    label = chosen.label[:count] if spec.classes and chosen.label is not None else None
-    return spec.to_model(chosen.x[:count]), label
-
-
-def source_of(recipe: Recipe) -> Any:
-    data = recipe.data
-    return construct(data.component, data.options, {}, path="data", where=recipe.where("data"))
+    session.best_protocol = saved.metadata.get("best_protocol", {})

@@ -22,7 +22,7 @@ from hybridgen.names import FACTS
 
 RESERVED: Final = (
     "use", "weight", "discriminator_weight", "trains", "discriminator", "every", "balance", "balance_limit",
-    "inputs", "real", "fake", "augment", "hold",
+    "inputs", "real", "fake", "augment", "hold", "features",
 )  # fmt: skip
 """Keys of a recipe's tables that belong to hybridgen, so that no component may have an option of that name."""
 

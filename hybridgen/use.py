@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from hybridgen import randomness
-from hybridgen.checkpoint import latest, load_checkpoint
+from hybridgen.checkpoint import Checkpoint, latest, load_checkpoint
 from hybridgen.data import SampleSpec
 from hybridgen.errors import Problem, RecipeError, RunError, UnavailableError, UserError
 from hybridgen.graph import SCALARS, Env, Graph, nodes
@@ -236,15 +236,24 @@ def load(
     """
     folder = find_run(run, trained=True)
     where = usable_device(str(device))
+    checkpoint = saved_checkpoint(folder, step)
+    model = restored(saved_recipe(folder, registry), checkpoint, where)
+    return GenerativeModel(model, model.parts, checkpoint.metadata.get("label_frequencies"))
+
+
+def saved_checkpoint(folder: Path, step: int | None = None) -> Checkpoint:
+    """A run's newest checkpoint, or that of a step, without its training state. Raises RunError when there is none."""
     found = latest(folder / "checkpoints") if step is None else folder / "checkpoints" / f"step-{step:08d}"
     if found is None or not found.exists():
         kept = sorted(p.name for p in (folder / "checkpoints").glob("step-*"))
         raise RunError(f"{folder} has no checkpoint{f' of step {step}' if step else ''}; it holds: {', '.join(kept) or 'none'}")
-    checkpoint = load_checkpoint(found, device=torch.device("cpu"), training=False)
-    recipe = saved_recipe(folder, registry)
-    spec = SampleSpec.from_dict(checkpoint.metadata["spec"])
-    model = build(recipe, spec)
+    return load_checkpoint(found, device=torch.device("cpu"), training=False)
+
+
+def restored(recipe: Recipe, checkpoint: Checkpoint, device: torch.device) -> Model:
+    """The model of a checkpoint in eval mode, its averaged weights in place of those that were averaged."""
+    model = build(recipe, SampleSpec.from_dict(checkpoint.metadata["spec"]))
     load_parts(model.parts, checkpoint.weights | (checkpoint.ema or {}))
     for module in model.parts.values():
-        module.to(where).eval().requires_grad_(False)
-    return GenerativeModel(model, model.parts, checkpoint.metadata.get("label_frequencies"))
+        module.to(device).eval().requires_grad_(False)
+    return model

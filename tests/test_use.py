@@ -11,8 +11,8 @@ from common import LABELLED, VAGAN, batch
 
 import hybridgen
 from hybridgen.errors import RunError, UnavailableError, UserError
+from hybridgen.examples import held_out
 from hybridgen.registry import Registry
-from hybridgen.session import held_out
 from hybridgen.step import Training
 from hybridgen.use import GenerativeModel
 

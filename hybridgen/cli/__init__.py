@@ -27,6 +27,8 @@ VERBS = {
     "schema": "Write a JSON Schema of recipes, for editors.",
     "sample": "Draw new samples from a trained run.",
     "reconstruct": "Pass pictures or held-out examples through a trained run.",
+    "evaluate": "Measure a trained run: every metric that it allows, with its protocol.",
+    "compare": "Set evaluations of runs side by side, where their protocols agree.",
     "report": "Draw the report of a run again from its record.",
 }
 

@@ -18,11 +18,11 @@ def command(ctx: click.Context, recipe: str, overrides: tuple[str, ...]) -> None
     """
     registry = registry_of(ctx)
     from hybridgen.errors import DataError
-    from hybridgen.evaluate import prepare
+    from hybridgen.evaluation import prepare
+    from hybridgen.examples import describe
     from hybridgen.model import check
     from hybridgen.precision import choose
     from hybridgen.recipe import load_recipe
-    from hybridgen.session import describe
 
     loaded = load_recipe(recipe, overrides, registry=registry)
     spec = describe(loaded)

@@ -38,9 +38,9 @@ def command(
 ) -> None:
     """Show examples above what RUN makes of them."""
     registry = registry_of(ctx)
+    from hybridgen.examples import held_out
     from hybridgen.pictures import read_picture, save_comparison
     from hybridgen.run_folder import find_run
-    from hybridgen.session import held_out
     from hybridgen.use import load
 
     drawable(out)

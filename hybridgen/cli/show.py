@@ -10,7 +10,7 @@ import click
 from hybridgen.cli import registry_of
 from hybridgen.names import FACTS, KINDS, QUANTITIES
 
-METHODS = ("forward", "generator", "discriminator", "update", "posterior", "prior")
+METHODS = ("forward", "generator", "discriminator", "update", "generated", "posterior", "prior")
 
 
 @click.command(
@@ -85,6 +85,7 @@ def _snippet(component: Any, signature: Any, required: Any) -> list[str]:
     header = {
         "loss": f"loss.{component.name}",
         "metric": f"metric.{component.name}",
+        "features": f"features.{component.name}",
         "provider": f"quantity.{component.name.replace('-', '_')}",
         "reporter": f"reporter.{component.name}",
     }.get(component.kind, component.kind)

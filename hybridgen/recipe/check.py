@@ -17,7 +17,7 @@ from hybridgen.names import QUANTITIES
 from hybridgen.recipe import tables
 from hybridgen.recipe.merge import KEYED, Merged, Typed, merge
 from hybridgen.recipe.schedule import Schedule, schedule
-from hybridgen.recipe.spec import Critic, Data, Loss, Metric, Optim, Origin, Part, Recipe, Report, Train
+from hybridgen.recipe.spec import Critic, Data, Evaluate, Loss, Metric, Optim, Origin, Part, Recipe, Report, Train
 from hybridgen.recipe.values import description, guess, place, plain, read_typed, roles, toml, unmet
 from hybridgen.registry import Component, LookupFailure, Registry, load_registry
 from hybridgen.signature import Constructor, constructor, is_path, shown, validate
@@ -73,17 +73,19 @@ class _Checker:
         }
         losses = {n: loss for n in self._named("loss") if (loss := self._loss(n, critics)) is not None}
         metrics = {n: m for n in self._named("metric") if (m := self._metric(n, critics)) is not None}
+        features = {n: p for n in self._named("features") if (p := self._features(f"features.{n}")) is not None}
         reporters = {n: p for n in self._named("reporter") if (p := self._part("reporter", f"reporter.{n}")) is not None}
         optim = self._optim()
         train = self._train(data)
         players = self._core("players", tables.players)
         report = self._core("report", tables.report)
-        best = self._core("evaluate", tables.evaluate).get("best")
-        self._across(losses, quantities, metrics, players, best)
+        evaluate = self._evaluate()
+        self._across(losses, quantities, metrics, players, evaluate)
         if self.problems:
             raise RecipeError(sorted(self.problems, key=place))
         assert data is not None
         assert train is not None
+        assert evaluate is not None
         return Recipe(
             name=name,
             description=description(self.merged.sources[0].text),
@@ -95,12 +97,14 @@ class _Checker:
             losses=losses,
             quantities=quantities,
             metrics=metrics,
+            features=features,
+            default_features=self._default_features(),
             reporters=reporters,
             optim=optim,
             train=train,
             report=Report(**report),
             players={player: tuple(parts) for player, parts in players.items()},
-            best=best,
+            evaluate=evaluate,
             tree={key: self.tree[key] for key in TOP if key in self.tree},
             origins=self.origins,
             sources=tuple((s.path, s.text) for s in self.merged.sources),
@@ -351,11 +355,28 @@ class _Checker:
         table = self._table(path)
         if table is None:
             return None
-        core = self._validated(path, _own(tables.metric), {k: v for k, v in table.items() if k == "discriminator"})
+        own = _own(tables.metric)
+        core = self._validated(path, own, {k: v for k, v in table.items() if k in own.options})
         self._known_critic(path, core.get("discriminator"), critics)
+        seen, known = core.get("features"), list(self.merged.tree.get("features") or {})
+        if seen is not None and seen not in known:
+            self._problem(f"{path}.features", f"there is no [features.{seen}]", guess(seen, known))
         inputs = self._inputs(path, table)
-        found = self._options("metric", path, table, ("inputs", "discriminator"))
-        return None if found is None else Metric(path, *found, inputs, core.get("discriminator"))
+        found = self._options("metric", path, table, ("inputs", *own.options))
+        return None if found is None else Metric(path, *found, inputs, core.get("discriminator"), seen)
+
+    def _features(self, path: str) -> Part | None:
+        table = self._table(path)
+        found = None if table is None else self._options("features", path, table, ())
+        return None if found is None else Part(path, *found, {})
+
+    def _default_features(self) -> Part | None:
+        """What metrics see through where the recipe names no features; None where it isn't installed."""
+        try:
+            component = self.registry.find("features", "auto", home="hybridgen")
+            return Part("features.auto", component, {}, {})
+        except PluginError:
+            return None
 
     def _known_critic(self, path: str, name: str | None, critics: Mapping[str, Critic]) -> None:
         written = self.merged.tree.get("discriminator")
@@ -458,6 +479,13 @@ class _Checker:
             return None
         return Optim(lr=lr, **values)
 
+    def _evaluate(self) -> Evaluate | None:
+        values = self._core("evaluate", tables.evaluate)
+        if set(values) != set(_own(tables.evaluate).options):
+            return None
+        limit = values.pop("limit")
+        return Evaluate(**values, limit=None if limit is None else float(limit.removesuffix("s")))
+
     def _train(self, data: Data | None) -> Train | None:
         values = self._core("train", tables.train)
         if set(values) != set(_own(tables.train).options):
@@ -479,7 +507,7 @@ class _Checker:
         quantities: Mapping[str, Part],
         metrics: Mapping[str, Metric],
         players: Mapping[str, Any],
-        best: Any,
+        evaluate: Evaluate | None,
     ) -> None:
         """What no single table shows."""
         if not self.merged.tree.get("loss"):
@@ -493,7 +521,8 @@ class _Checker:
             for part in parts:
                 if part not in self._part_paths():
                     self._problem(f"players.{player}", f"there is no part '{part}'", guess(part, self._part_paths()))
-        if isinstance(best, str) and best.partition(".")[0] not in (self.merged.tree.get("metric") or {}):
+        best = evaluate.best if evaluate is not None else None
+        if best is not None and best.partition(".")[0] not in (self.merged.tree.get("metric") or {}):
             self._problem("evaluate.best", f"there is no [metric.{best}]", guess(best, list(metrics)))
 
 

@@ -20,7 +20,7 @@ from hybridgen.registry import Registry
 from hybridgen.signature import RESERVED
 
 SINGLE = ("encoder", "decoder", "latent", "data")
-KEYED = ("discriminator", "loss", "quantity", "metric", "reporter")
+KEYED = ("discriminator", "loss", "quantity", "metric", "features", "reporter")
 SURVIVES = frozenset(RESERVED) | {"batch_size", "validation", "split_seed", "flip"}
 ATOMIC = frozenset({"weight", "discriminator_weight", "lr", "trains", "inputs", "real", "fake", "augment", "balance"})
 COMMAND_LINE = Origin("command line")

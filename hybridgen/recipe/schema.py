@@ -57,6 +57,7 @@ def json_schema(registry: Registry) -> Schema:
             "loss": _named(_components(registry, "loss", {"inputs": NAMES, **weights, **_core(tables.loss)})),
             "quantity": _named(_components(registry, "provider", {"inputs": NAMES})),
             "metric": _named(_components(registry, "metric", {"inputs": NAMES, **_core(tables.metric)})),
+            "features": _named(_components(registry, "features", {})),
             "reporter": _named(_components(registry, "reporter", {})),
             "optim": _table({**optim, "generator": player, "discriminator": player}),
             "train": _table(_core(tables.train)),

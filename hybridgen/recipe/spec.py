@@ -64,6 +64,7 @@ class Loss(Part):
 @dataclass(frozen=True)
 class Metric(Part):
     discriminator: str | None = None
+    features: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,17 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """What metrics see: the split, how many generated samples, which noise; and for how many seconds at most."""
+
+    best: str | None
+    split: str
+    samples: int | None
+    seed: int
+    limit: float | None
+
+
+@dataclass(frozen=True)
 class Report:
     samples: int
 
@@ -131,12 +143,14 @@ class Recipe:
     losses: Mapping[str, Loss]
     quantities: Mapping[str, Part]
     metrics: Mapping[str, Metric]
+    features: Mapping[str, Part]
+    default_features: Part | None  # where [features] names none
     reporters: Mapping[str, Part]
     optim: Mapping[str, Optim]
     train: Train
     report: Report
     players: Mapping[str, tuple[str, ...]]
-    best: str | None
+    evaluate: Evaluate
     tree: Mapping[str, Any] = field(repr=False)
     origins: Mapping[str, Origin] = field(repr=False)
     sources: tuple[tuple[Path, str], ...] = field(repr=False)

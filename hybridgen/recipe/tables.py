@@ -68,8 +68,23 @@ def report(*, samples: Annotated[int, Field(ge=1, le=1024, description="samples 
     """Pictures and report."""
 
 
-def evaluate(*, best: Annotated[str | None, Field(description='metric that names the best checkpoint: "elbo"')] = None) -> None:
-    """How metrics are used."""
+def evaluate(
+    *,
+    best: Annotated[
+        str | None, Field(description='metric that names the best checkpoint: "elbo"; by default one that suits the model')
+    ] = None,
+    split: Annotated[Literal["validation", "train"], Field(description="which examples metrics see")] = "validation",
+    samples: Annotated[
+        int | None,
+        Field(ge=2, description="generated samples for metrics; by default as many as examples, at most 10,000"),
+    ] = None,
+    seed: Annotated[int, Field(ge=0, description="of the evaluation's noise, subsets and folds; apart from train.seed")] = 0,
+    limit: Annotated[
+        str | None,
+        Field(pattern=r"^[0-9]+(\.[0-9]+)?s$", description="longest evaluation; metrics not done by then have no value"),
+    ] = "300s",
+) -> None:
+    """How metrics are used; `train.evaluate_every` says when."""
 
 
 def plugins(
@@ -100,6 +115,8 @@ def loss(
 
 
 def metric(
-    *, discriminator: Annotated[str | None, Field(description="which discriminator it asks, where there are several")] = None
+    *,
+    discriminator: Annotated[str | None, Field(description="which discriminator it asks, where there are several")] = None,
+    features: Annotated[str | None, Field(description="through which [features.NAME] it sees, where there are several")] = None,
 ) -> None:
     """What every metric has."""

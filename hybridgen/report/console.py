@@ -42,6 +42,10 @@ class Console:
     def progress(self, step: int) -> None:
         self.step = step
 
+    def busy(self, text: str, done: int, total: int) -> None:
+        self.state.busy = f"{text} {done:,} of {total:,}" if text and total else text
+        self._version += 1
+
     def _draw(self) -> RenderableType:
         size = self.console.size
         key = (self._version, self.step, size)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from hybridgen.events import writable
+from hybridgen.protocol import sentences
 from hybridgen.report.render import duration, number
 
 EARLY = (1, 10, 100)
@@ -22,6 +23,8 @@ class Plain:
         self.last = 0.0
         self.steps = 0
         self.folder = ""
+        self.told = ""
+        self.protocol: list[str] = []
 
     def event(self, event: Mapping[str, Any]) -> None:
         kind = event["event"]
@@ -35,6 +38,13 @@ class Plain:
                 self._line("step", event["step"], values)
         elif kind == "evaluation":
             self._line("evaluation step", event["step"], event["values"])
+            for name, why in event.get("refused", {}).items():
+                self._say(f"evaluation step={event['step']} no {name}: {why}")
+            protocol = sentences(event)
+            if protocol != self.protocol:
+                self.protocol = protocol
+                for line in protocol:
+                    self._say(f"protocol {line}")
         elif kind == "health" and event["message"]:
             self._say(f"health step={event['step']} code={event['code']} {event['message']}")
         elif kind == "end":
@@ -42,6 +52,14 @@ class Plain:
             if event["message"]:
                 self._say(f"end {event['message']}")
             self._say(f"run {self.folder}")
+
+    def busy(self, text: str, done: int, total: int) -> None:
+        """A line for what is not counted (features being prepared), and one every 30 seconds, so that nothing looks hung."""
+        now = time.monotonic()
+        if not text or (total and now - self.last < EVERY) or text == self.told:
+            return
+        self.last, self.told = now, "" if total else text
+        self._say(f"evaluating {text}" + (f" {done}/{total}" if total else ""))
 
     def close(self) -> None:
         self.stream.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hybridgen.protocol import sentences
 from hybridgen.report.state import State, Term
 from hybridgen.report.strip import strip
 
@@ -31,7 +32,7 @@ def report(state: State, folder: Path | None, width: int, height: int, step: int
     balance = [*balance_lines(state, width), *state_lines(state)]
     notes = [Text(f"  {note}", style="dim", overflow="fold") for note in state.header.get("notes", [])]
     evaluations = evaluation_table(state, width, rows=3)
-    blocks: list[RenderableType] = [*header, progress_line(state, width, step), Text("")]
+    blocks: list[RenderableType] = [*header, progress_line(state, width, step), Text(f"  {state.busy}", style="cyan")]
     used = len(header) + 2 + 2 + len(state.terms()) + len(balance) + 2 * len(health) + 1
     if height - used >= 24:
         blocks[len(header) : len(header)] = notes
@@ -41,6 +42,10 @@ def report(state: State, folder: Path | None, width: int, height: int, step: int
         shown = min(len(state.evaluations), 3)
         blocks += [Text(""), evaluations]
         used += shown + 2
+        told = measurement_lines(state)
+        if state.end is None and height - used >= 14 + len(told):
+            blocks += told
+            used += len(told)
     room = height - used - 2
     picture = state.pictures.get("samples") or state.pictures.get("reconstructions")
     if folder is not None and picture and room >= 4:
@@ -179,6 +184,42 @@ def evaluation_table(state: State, width: int, rows: int) -> RenderableType | No
     return table
 
 
+def measurement_lines(state: State) -> list[Text]:
+    """Under what the last evaluation was measured, what it could not measure and why, what to know of its numbers."""
+    event = state.evaluations[-1]
+    lines = [Text(line, style="dim", overflow="fold") for line in sentences(event)]
+    lines += [
+        Text(f"{name}: {text}", style="dim", overflow="fold")
+        for name, said in event.get("remarks", {}).items()
+        for text in said
+    ]
+    refused = event.get("refused", {}).items()
+    return lines + [Text(f"no {name}: {why}", style="yellow", overflow="fold") for name, why in refused]
+
+
+def values_table(state: State) -> RenderableType | None:
+    """Every metric of the last evaluation with its unit and the better direction, one a row."""
+    if not state.evaluations:
+        return None
+    event = state.evaluations[-1]
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
+    table.add_column(f"measured at step {event['step']:,}", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("unit, better", style="dim")
+    for name, value in event["values"].items():
+        table.add_row(name, number(value), unit_of(event, name))
+    return table
+
+
+def unit_of(event: Mapping[str, Any], name: str) -> str:
+    """The unit of a value and which way is better: "nats, higher"."""
+    metric, _, entry = name.partition(".")
+    unit, better = event.get("units", {}).get(metric, ""), event.get("higher_is_better", {}).get(metric)
+    unit = unit.get(entry, "") if isinstance(unit, Mapping) else unit
+    better = better.get(entry) if isinstance(better, Mapping) else better
+    return ", ".join(text for text in (unit, "" if better is None else "higher" if better else "lower") if text)
+
+
 def summary(state: State, folder: Path | None, width: int) -> RenderableType:
     """What remains on the screen when a run ends, however it ended."""
     end = state.end or {"status": "error", "message": "", "step": state.step, "seconds": state.seconds}
@@ -193,6 +234,9 @@ def summary(state: State, folder: Path | None, width: int) -> RenderableType:
     if state.best is not None:
         best = state.best
         lines.append(Text(f"best {best['metric']} {number(best['value'])} at step {best['step']:,}"))
+    values = values_table(state)
+    if values is not None:
+        lines += [Text(""), values, *measurement_lines(state), Text("")]
     if folder is not None:
         lines.append(Text(f"run {folder}", overflow="fold"))
         for kind, drawn in state.pictures.items():

@@ -28,6 +28,7 @@ class State:
     checkpoint: Event | None = None
     health: dict[str, str] = field(default_factory=dict)
     end: Event | None = None
+    busy: str = ""  # what is being done between two steps; set by the live report, for it is in no record
 
     def apply(self, event: Event) -> None:
         """Take in one event."""

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from common import GAN, VAGAN, batch
+from common import GAN, SPEC, VAGAN, batch
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
-from hybridgen.evaluate import prepare
+from hybridgen.data import Arrays
+from hybridgen.evaluation import prepare
 from hybridgen.signature import constructor, validate
 from hybridgen.step import train_step
 from hybridgen_providers.ada import ADA, COINS, COLOURS, NORMALS, UNIFORMS, rotated, scaled, warp
@@ -513,7 +514,8 @@ def test_metrics_see_plain_samples(augment: str, training: Any) -> None:
     train_step(augmented, [batch()], 1)
     bare.model.load_state_dict({k: v for k, v in augmented.model.state_dict().items() if "augment" not in k})
     bare.average = augmented.average = None
-    results = [prepare(state.model).run(state.refresh_averaged(), [batch(64, seed=7)], 1) for state in (augmented, bare)]
+    examples = {"validation": Arrays(SPEC.to_stored(batch(64, seed=7)["x"]))}
+    results = [prepare(state.model).run(state.refresh_averaged(), examples, 1).values for state in (augmented, bare)]
     assert results[0] == results[1]
     assert results[0].keys() == {"critic.real", "critic.fake"}
 
