@@ -1,26 +1,28 @@
-"""Where weights are kept between runs, and what tells one set of them from another."""
+"""Where feature networks keep weights, and what tells one set of weights or of examples from another."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 
-def cache_folder() -> Path:
-    """`$HYBRIDGEN_CACHE`, else `hybridgen` in `$XDG_CACHE_HOME` or `~/.cache`; below it, `features`."""
-    own = os.environ.get("HYBRIDGEN_CACHE")
-    root = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hybridgen"
-    return root.expanduser() / "features"
+def folder() -> Path:
+    """`features/` below $HYBRIDGEN_CACHE, else $XDG_CACHE_HOME/hybridgen, else ~/.cache/hybridgen; not made here."""
+    own, shared = os.environ.get("HYBRIDGEN_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    root = Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "hybridgen"
+    return root / "features"
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """The beginning of a SHA-256 over tensors by name."""
+def digest(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of tensors in the order of their names: names, types, shapes and every bit, whatever file they lay in."""
     found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(name.encode())
-        found.update(tensors[name].detach().cpu().contiguous().flatten().view(-1).numpy().tobytes())
-    return found.hexdigest()[:16]
+    for name, tensor in sorted(dict(tensors).items()):
+        held = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {held.dtype} {tuple(held.shape)}\n".encode())
+        found.update(held.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

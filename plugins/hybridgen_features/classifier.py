@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hybridgen.data import Arrays, SampleSpec
 from hybridgen.errors import RunError, UserError
 from hybridgen.files import write_atomically
-from hybridgen_features.cache import cache_folder, digest
+from hybridgen_features import cache
 
 VERSION = 1
 """Of architecture and training together: another number, another cache file."""
@@ -50,7 +50,7 @@ class Classifier(nn.Module):
         num_classes: int = 0,
         *,
         dim: Annotated[int, Field(ge=2, description="values of an embedding; fewer need fewer samples")] = 32,
-        steps: Annotated[int, Field(ge=1, description="training steps of 128 examples")] = 800,
+        steps: Annotated[int, Field(ge=1, description="training steps of 128 examples")] = 600,
         seed: Annotated[int, Field(ge=0, description="of its training")] = 0,
         weights: Annotated[Path | None, Field(description="a file that was trained before; no labels are needed then")] = None,
     ) -> None:
@@ -83,7 +83,7 @@ class Classifier(nn.Module):
     def describe(self) -> dict[str, Any]:
         """What these features are, for the protocol: what they were trained on, how well, and which weights they are."""
         facts = {key: self.facts[key] for key in ("trained_on", "examples", "accuracy") if key in self.facts}
-        return {"dim": self.dim, **facts, "steps": self.facts.get("steps"), "weights": digest(self.state_dict())}
+        return {"dim": self.dim, **facts, "steps": self.facts.get("steps"), "weights": cache.digest(self.state_dict())[:16]}
 
     def prepare(
         self, train: Arrays, held_out: Arrays | None, spec: SampleSpec, data: str, tell: Callable[[str], None]
@@ -93,7 +93,7 @@ class Classifier(nn.Module):
             return
         if train.label is None:
             raise UserError("these data have no labels to train a classifier on")
-        path = cache_folder() / self._name(train, data)
+        path = cache.folder() / self._name(train, data)
         if self._found(path, tell):
             return
         tell(f"training a classifier on {len(train):,} examples of {data}, once; it is kept in {path.parent}")
@@ -116,7 +116,7 @@ class Classifier(nn.Module):
 
     def _name(self, train: Arrays, data: str) -> str:
         """What a cache file was trained on: data, count, shape, classes, the examples themselves, and how."""
-        examples = digest({"x": train.x, "label": train.label if train.label is not None else torch.zeros(0)})[:12]
+        examples = cache.digest({"x": train.x, "label": train.label if train.label is not None else torch.zeros(0)})[:12]
         how = hashlib.sha256(repr((VERSION, self.dim, self.steps, self.seed)).encode()).hexdigest()[:6]
         shape = "x".join(map(str, self.shape))
         return f"classifier-{data}-{len(train)}x{shape}-{self.classes}classes-{examples}-{how}.safetensors"
@@ -180,15 +180,15 @@ def _trunk(shape: tuple[int, ...], dim: int) -> nn.Module:
             size *= side
         hidden = [nn.Flatten(), nn.Linear(size, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU()]
         return nn.Sequential(*hidden, nn.Linear(128, dim))
-    channels, side, width = shape[0], min(shape[1:]), 32
+    channels, side, width = shape[0], min(shape[1:]), 16
     layers: list[nn.Module] = []
     while True:
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
         channels = width
         if side <= 5:
             break
-        layers += [nn.Conv2d(width, min(2 * width, 128), 3, stride=2, padding=1), nn.SiLU()]
-        channels = width = min(2 * width, 128)
+        layers += [nn.Conv2d(width, min(2 * width, 64), 3, stride=2, padding=1), nn.SiLU()]
+        channels = width = min(2 * width, 64)
         side = (side + 1) // 2
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, dim))
 

@@ -1,34 +1,34 @@
-"""The values themselves."""
+"""No network: a sample's own values."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor, nn
 
 
 class Raw(nn.Module):
-    """The values of a sample, flattened: no network at all.
+    """The values themselves, flattened: features that need no weights and know nothing of what a picture shows.
 
-    Shapes: x `b ...` -> embedding `b d`, d the number of values; no logits.
+    embedding = the sample's values in model space, in order. There are no class probabilities.
 
-    When: vectors and points of the plane, where distances between values mean something; a check on what a network ignores.
-    Healthy: on pictures, distances are ruled by brightness and position: a shift by a pixel is as far as another object.
-    Source: none; it is the identity.
+    Shapes: x `b ...`; returns the embedding `b e`, e the number of values in a sample, and None.
+
+    When: vectors and toy data, where the values are what one compares; pictures of a few dozen pixels without labels.
+    Healthy: a picture and the same shifted by a pixel are far apart here, and a blurred one near: on pictures these
+        distances tell colours and brightness, not whether anything can be recognised.
+    Source: none; Frechet distances between raw values are those of the sets' first two moments.
     """
-
-    classes = 0
 
     def __init__(self, sample_shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.shape = sample_shape
-
-    def describe(self) -> dict[str, Any]:
-        """What these features are, for the protocol."""
-        size = 1
-        for side in self.shape:
-            size *= side
-        return {"dim": size}
+        self.dim = math.prod(sample_shape)
+        self.classes = 0
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        return x.float().flatten(1), None
+        return x.flatten(1).float(), None
+
+    def describe(self) -> dict[str, Any]:
+        """The protocol: what it is and how many numbers it gives."""
+        return {"name": "raw", "dim": self.dim}
