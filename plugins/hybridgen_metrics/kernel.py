@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, ClassVar
 
 import torch
@@ -62,10 +63,12 @@ class KID:
         refuse_few(self.real.seen, self.fake.seen, least=self.subset_size, why=f"subset_size = {self.subset_size}")
         real, fake = (side.rows()[0].to(self.device, torch.float64) for side in (self.real, self.fake))
         refuse_constant(real.var(0), real.square().mean(0))
-        kid = KernelInceptionDistance(Same(real.shape[1]), subsets=self.subsets, subset_size=self.subset_size).to(self.device)
-        kid.update(real, real=True)
-        kid.update(fake, real=False)
-        with torch.random.fork_rng(devices=[]):  # torchmetrics draws its subsets with torch.randperm, on the CPU
+        # it warns of its buffer, which is bounded here, and draws its subsets with torch.randperm, on the CPU
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            kid = KernelInceptionDistance(Same(real.shape[1]), subsets=self.subsets, subset_size=self.subset_size)
+            kid.update(real, real=True)
+            kid.update(fake, real=False)
             torch.manual_seed(self.seed)
             mean, std = kid.compute()
         return {"mean": float(mean), "std": float(std)}
