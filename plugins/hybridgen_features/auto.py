@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor, nn
 
@@ -11,39 +12,45 @@ from hybridgen.data import Arrays, SampleSpec
 from hybridgen_features.classifier import Classifier
 from hybridgen_features.raw import Raw
 
+MOST: Final = 256
+"""Values in an unlabelled sample up to which they are compared themselves."""
+
 
 class Auto(nn.Module):
-    """`raw` for vectors, else a `classifier` trained once on the labelled examples at hand: offline, and different for each
-    set of data, so its numbers compare between models of the same data only.
+    """A classifier of the data at hand where they have labels, the values themselves where they are few.
 
-    Shapes: x `b ...` -> embedding `b e`, and logits `b k` from a classifier.
-    Raises: ValueError for pictures without labels, which name no features by themselves.
+    The protocol names the one that was chosen, as if it had been written.
 
-    When: nothing is at hand but the data. Name `inception` for numbers that compare with published ones.
-    Healthy: as the features that it stands for.
-    Source: as the features that it stands for.
+    Shapes: x `b ...`; returns the embedding `b e` and the logits `b k`, or None.
+    Raises: ValueError for large samples without labels, whose features have to be named.
+
+    When: always, until others have to get the same numbers: then name the features, and their weights.
+    Healthy: as the chosen one, "classifier" or "raw".
+    Source: none.
     """
 
-    def __init__(self, sample_shape: tuple[int, ...], num_classes: int = 0) -> None:
+    def __init__(self, sample_shape: tuple[int, ...], num_classes: int | None = None) -> None:
         super().__init__()
-        if len(sample_shape) > 1 and not num_classes:
+        self.chosen: Classifier | Raw
+        if num_classes is not None and num_classes > 1:
+            self.chosen = Classifier(sample_shape, num_classes)
+        elif math.prod(sample_shape) <= MOST:
+            self.chosen = Raw(sample_shape)
+        else:
             raise ValueError(
-                "these data have no labels to train a classifier on; name features that bring their weights: "
-                '[features.photo] use = "inception" and weights = "PATH"'
+                f"without labels (two classes or more) no features can be trained for samples of the shape {tuple(sample_shape)}; "
+                'write [features.NAME] with `use = "inception"`, "timm" or "classifier" and `weights`, or `use = "raw"`'
             )
-        self.chosen: Raw | Classifier = Raw(sample_shape) if len(sample_shape) == 1 else Classifier(sample_shape, num_classes)
         self.classes = self.chosen.classes
 
-    def prepare(
-        self, train: Arrays, held_out: Arrays | None, spec: SampleSpec, data: str, tell: Callable[[str], None]
-    ) -> None:
-        """Train the classifier, or find it in the cache."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.chosen(x)
+
+    def prepare(self, train: Arrays, held_out: Arrays | None, spec: SampleSpec, data: str, tell: Callable[[str], None]) -> None:
+        """As the chosen one does."""
         if isinstance(self.chosen, Classifier):
             self.chosen.prepare(train, held_out, spec, data, tell)
 
     def describe(self) -> dict[str, Any]:
-        """What the chosen features are, for the protocol."""
-        return {"use": "classifier" if isinstance(self.chosen, Classifier) else "raw", **self.chosen.describe()}
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.chosen(x)
+        """The chosen one's protocol."""
+        return self.chosen.describe()

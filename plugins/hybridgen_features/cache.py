@@ -26,3 +26,7 @@ def digest(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
         found.update(f"{name} {held.dtype} {tuple(held.shape)}\n".encode())
         found.update(held.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
