@@ -38,7 +38,7 @@ class Auto(nn.Module):
             self.chosen = Raw(sample_shape)
         else:
             raise ValueError(
-                f"without labels (two classes or more) no features can be trained for samples of the shape {tuple(sample_shape)}; "
+                f"without labels (two classes or more) no features of samples of {tuple(sample_shape)} can be trained; "
                 'write [features.NAME] with `use = "inception"`, "timm" or "classifier" and `weights`, or `use = "raw"`'
             )
         self.classes = self.chosen.classes

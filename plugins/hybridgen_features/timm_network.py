@@ -1,0 +1,133 @@
+"""Networks of timm, with weights from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from hybridgen_features import cache
+from hybridgen_features.pictures import check, in_pieces, three_channels, to_bytes
+from hybridgen_losses.backbones import read_state
+
+
+class Timm(nn.Module):
+    """Any network of timm by its name, with weights from a file; nothing is ever downloaded.
+
+    The embedding is what the network gives its classifier (pooled features); the logits are those of the classifier, where the
+    file has one. Pictures are rounded to bytes, grey ones repeated to three channels, scaled to the square that the network was
+    trained on (or `size`) by its own interpolation with antialiasing, then (value - mean) / std with its mean and std.
+
+    Shapes: x `b c h w` in [-1, 1], c 1 or 3; returns the embedding `b e` and the logits `b k`, or None.
+    Raises: ValueError where timm can't be imported, knows no such network, or the file holds other tensors.
+
+    When: features of photographs from another training than ImageNet's labels, e.g. DINOv2 or CLIP (network
+        "vit_small_patch14_dinov2"), which see more than what tells a thousand classes apart.
+    Healthy: orders models as people do more often than Inception's; compare only through the same network and weights.
+    Source: Wightman 2019, github.com/huggingface/pytorch-image-models; for DINOv2 as features Stein et al. 2023
+        (arXiv:2306.04675).
+    """
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        output_activation: str,
+        *,
+        network: Annotated[str, Field(min_length=1, description='as timm calls it: "resnet18", "vit_small_patch14_dinov2"')],
+        weights: Annotated[Path, Field(description="safetensors (or .pth with nothing but tensors) of that network")],
+        size: Annotated[int | None, Field(ge=1, description="pixels of each side that it sees; its own if not given")] = None,
+    ) -> None:
+        super().__init__()
+        check(sample_shape, output_activation, "timm")
+        timm = imported()
+        if not weights.is_file():
+            raise ValueError(f"timm: there is no file {weights}; write the path of weights of '{network}' in `weights`")
+        with torch.device("cpu"):
+            state = read_state(weights)
+        self.name, self.version, self.digest = network, timm.__version__, cache.file_digest(weights)
+        self.network, config = constructed(timm, network, state, weights)
+        self.classes = int(getattr(self.network, "num_classes", 0))
+        self.dim = int(self.network.num_features)  # a ViT's and a ResNet's; heads with a layer of their own have more
+        own = tuple(config["input_size"])
+        if own[0] != 3:
+            raise ValueError(f"timm: '{network}' sees pictures of {own[0]} channels; write a network that sees 3")
+        if size is not None and config.get("fixed_input_size") and (size, size) != own[1:]:
+            raise ValueError(f"timm: '{network}' sees pictures of {own[1]}x{own[2]} only; leave `size` out")
+        self.size = own[1:] if size is None else (size, size)
+        self.interpolation = "bicubic" if config.get("interpolation") == "bicubic" else "bilinear"
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(config["mean"]).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).reshape(-1, 1, 1), persistent=False)
+        self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Timm:
+        """Stays in eval mode, whoever asks."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return in_pieces(self._seen, x)
+
+    def _seen(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        picture = three_channels(to_bytes(x) / 255.0)
+        if picture.shape[2:] != self.size:
+            picture = F.interpolate(picture, self.size, mode=self.interpolation, antialias=True).clamp(0.0, 1.0)
+        inner: Any = self.network
+        features = inner.forward_features((picture - self.mean) / self.std)
+        embedding = inner.forward_head(features, pre_logits=True).flatten(1)
+        return embedding, inner.forward_head(features) if self.classes else None
+
+    def describe(self) -> dict[str, Any]:
+        """The protocol."""
+        return {
+            "name": "timm",
+            "network": self.name,
+            "timm": self.version,
+            "dim": self.dim,
+            "classes": self.classes,
+            "input": [3, *self.size],
+            "resize": f"{self.interpolation}, antialiased",
+            "preprocessing": "rounded to bytes, grey repeated, (value - mean) / std of [0, 1]",
+            "mean": [round(v, 6) for v in self.mean.flatten().tolist()],
+            "std": [round(v, 6) for v in self.std.flatten().tolist()],
+            "weights": self.digest[:16],
+        }
+
+
+def imported() -> ModuleType:
+    """timm. Raises ValueError that says what to install."""
+    try:
+        import timm
+    except Exception as error:  # torchvision, which it imports, raises RuntimeError beside a torch that it wasn't built for
+        raise ValueError(
+            f"timm can't be imported ({type(error).__name__}: {error}); install it with `pip install 'hybridgen[timm]'`, and "
+            f"the torchvision that was built for torch {torch.__version__}"
+        ) from error
+    return timm
+
+
+def constructed(timm: ModuleType, name: str, state: dict[str, Tensor], path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network with its weights, and timm's configuration of it. Raises ValueError for what doesn't fit."""
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5]
+        hint = f"such as {', '.join(close)}" if close else "of `timm.list_models()`"
+        raise ValueError(f"timm: {timm.__version__} has no network '{name}'; write one {hint}")
+    with torch.device("meta"):
+        config = timm.create_model(name, pretrained=False).pretrained_cfg
+    head = config.get("classifier")
+    weight = state.get(f"{head}.weight") if isinstance(head, str) else None
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        network = timm.create_model(name, pretrained=False, num_classes=0 if weight is None else weight.shape[0])
+    try:
+        network.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    except RuntimeError as error:
+        what = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"timm: {path} does not hold the weights of '{name}' as timm {timm.__version__} has it: {what} ..."
+        ) from error
+    return network, config
