@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hybridgen.graph import detach
-from hybridgen.quantities import activate
-from hybridgen_losses.reconstruction import Reconstruction
+from hybridgen_losses.reconstruction import LikelihoodAt, Reconstruction
 
 
 class ImportanceWeighted(nn.Module):
@@ -38,7 +37,7 @@ class ImportanceWeighted(nn.Module):
         of the plain gradient: Rainforth et al. 2018 (arXiv:1802.04537).
     """
 
-    quantities = ("log_likelihood",)
+    quantities = ("log_likelihood", "log_likelihood_at")
 
     def __init__(
         self,
@@ -57,13 +56,16 @@ class ImportanceWeighted(nn.Module):
     ) -> None:
         super().__init__()
         self.draws = {"points": ("normal", (samples, *z_shape))}
-        self.output_activation = output_activation
         self.gradient = gradient
         self.likelihood = Reconstruction(output_activation, likelihood=likelihood, scale=scale, learn_scale=learn_scale)
 
     def log_likelihood(self, x: Tensor, recon: Tensor, recon_raw: Tensor) -> Tensor:
         """log p(x|z) of each sample in nats, as `reconstruction` offers it. Shapes: `b ...` -> `b`."""
         return self.likelihood.log_likelihood(x, recon, recon_raw)
+
+    def log_likelihood_at(self, x: Tensor, decode: Callable[..., Tensor]) -> LikelihoodAt:
+        """The same at any z, as `reconstruction` offers it."""
+        return self.likelihood.log_likelihood_at(x, decode)
 
     def forward(self, x: Tensor, posterior: Any, prior: Any, decode: Callable[..., Tensor], points: Tensor) -> Tensor:
         if not callable(getattr(posterior, "log_prob", None)):
@@ -89,10 +91,10 @@ class ImportanceWeighted(nn.Module):
     def log_weights(self, x: Tensor, posterior: Any, prior: Any, decode: Callable[..., Tensor], z: Tensor) -> Tensor:
         """log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x). Shapes: x `b ...`, z `k b ...`; returns `k b`."""
 
+        at = self.log_likelihood_at(x, decode)
+
         def one(z: Tensor) -> Tensor:
-            raw = decode(z=z)
-            recon = activate(raw, kind=self.output_activation)
-            return self.log_likelihood(x, recon, raw) + prior.log_prob(z) - posterior.log_prob(z)
+            return at(z) + prior.log_prob(z) - posterior.log_prob(z)
 
         return _of_each(
             one,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -10,10 +12,27 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from hybridgen.quantities import activate
+
 LOG_2PI = math.log(2 * math.pi)
 LOG_2 = math.log(2.0)
 LOG_SCALE_LIMIT = 7.0
 """A learned log-scale stays within [-7, 7]: scales from 0.0009 to 1,100 cover any data in model space."""
+
+
+@dataclass(frozen=True)
+class LikelihoodAt:
+    """log p(x|z) of one batch as a function of z: `b ...` -> `b`, in nats.
+
+    values: what x is under p(x|z). "continuous": p is a density, whose nats depend on the unit of x; "binary": p is a
+    probability where x has two values, and neither density nor probability elsewhere; "tokens": p is a probability.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    values: Literal["continuous", "binary", "tokens"]
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.function(z)
 
 
 class Reconstruction(nn.Module):
@@ -36,7 +55,7 @@ class Reconstruction(nn.Module):
     Source: Kingma & Welling 2013 (arXiv:1312.6114), appendix C; learned scale: Rybkin et al. 2020 (arXiv:2006.13202).
     """
 
-    quantities = ("log_likelihood",)
+    quantities = ("log_likelihood", "log_likelihood_at")
 
     def __init__(
         self,
@@ -57,6 +76,7 @@ class Reconstruction(nn.Module):
                 )
             if learn_scale:
                 raise ValueError("a bernoulli likelihood has no scale to learn; remove learn_scale")
+        self.output_activation = output_activation
         self.likelihood = likelihood
         log_scale = torch.tensor(math.log(scale))
         self.log_scale: Tensor
@@ -78,6 +98,15 @@ class Reconstruction(nn.Module):
         else:
             values = error.abs() + log_scale + LOG_2
         return -values.flatten(1).sum(1)
+
+    def log_likelihood_at(self, x: Tensor, decode: Callable[..., Tensor]) -> LikelihoodAt:
+        """The same at any z, for whoever draws z anew."""
+
+        def at(z: Tensor) -> Tensor:
+            raw = decode(z=z)
+            return self.log_likelihood(x, activate(raw, kind=self.output_activation), raw)
+
+        return LikelihoodAt(at, "binary" if self.likelihood == "bernoulli" else "continuous")
 
     def forward(self, x: Tensor, recon: Tensor, recon_raw: Tensor) -> Tensor:
         return -self.log_likelihood(x, recon, recon_raw).mean()

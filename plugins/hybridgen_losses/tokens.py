@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+
+from hybridgen_losses.reconstruction import LikelihoodAt
 
 
 class CrossEntropy(nn.Module):
@@ -27,7 +30,7 @@ class CrossEntropy(nn.Module):
     Source: Bowman et al. 2015 (arXiv:1511.06349), section 3; smoothing: Szegedy et al. 2015 (arXiv:1512.00567), section 7.
     """
 
-    quantities = ("log_likelihood",)
+    quantities = ("log_likelihood", "log_likelihood_at")
 
     def __init__(
         self,
@@ -46,6 +49,10 @@ class CrossEntropy(nn.Module):
     def log_likelihood(self, recon_raw: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(tokens|z) of each sequence in nats. Shapes: `b l v`, `b l` -> `b`."""
         return -_cross_entropy(recon_raw, tokens, mask, 0.0)
+
+    def log_likelihood_at(self, decode: Callable[..., Tensor], tokens: Tensor, mask: Tensor | None = None) -> LikelihoodAt:
+        """The same at any z, for whoever draws z anew."""
+        return LikelihoodAt(lambda z: self.log_likelihood(decode(z=z), tokens, mask), "tokens")
 
     def forward(self, recon_raw: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         return _cross_entropy(recon_raw, tokens, mask, self.label_smoothing).mean()

@@ -623,7 +623,7 @@ def test_its_one_call_drops_other_units_for_each_sample() -> None:
 def test_what_the_bound_asks_for_offers_and_refuses() -> None:
     term = ImportanceWeighted("tanh", (4, 2, 3), samples=7, likelihood="laplace", scale=0.3)
     assert term.draws == {"points": ("normal", (7, 4, 2, 3))}
-    assert term.quantities == ("log_likelihood",)
+    assert term.quantities == ("log_likelihood", "log_likelihood_at")
     x, raw = values(5, 4).tanh(), values(5, 4, seed=1)
     torch.testing.assert_close(
         term.log_likelihood(x, raw.tanh(), raw),
