@@ -15,3 +15,4 @@ def register_components(register: Any) -> None:
     register.data("arrays", "hybridgen_data.arrays:ArrayFile")
     register.data("text", "hybridgen_data.text:Text")
     register.data("toy2d", "hybridgen_data.toy2d:Toy2d")
+    register.data("sprites", "hybridgen_data.sprites:Sprites")

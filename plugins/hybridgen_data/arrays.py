@@ -14,8 +14,9 @@ from pydantic import Field
 from hybridgen.data import Arrays, SampleSpec
 from hybridgen.errors import DataError
 
-X_NAMES = ("x", "data", "images", "x_train", "train_images", "arr_0")
+X_NAMES = ("x", "data", "images", "imgs", "x_train", "train_images", "arr_0")
 LABEL_NAMES = ("label", "labels", "y", "target", "y_train", "train_labels")
+FACTOR_NAMES = ("factors", "latents_classes")
 
 
 class ArrayFile:
@@ -23,7 +24,8 @@ class ArrayFile:
 
     `n d` are vectors, `n h w` grey pictures, `n c h w` or `n h w c` pictures. Unsigned bytes run from 0 to 255, truth values
     from 0 to 1; floating-point pictures are expected in [-1, 1] unless `low` and `high` say otherwise; vectors stay as
-    they are unless both are given. In an .npz, `key` names the array, and labels are found as label, labels, y or target.
+    they are unless both are given. In an .npz, `key` names the array, labels are found as label, labels, y or target, and known
+    factors of variation as factors or latents_classes (dSprites).
 
     Raises: DataError for a file that can't be read, holds objects or has another shape; pictures outside their range.
     Nothing is ever unpickled.
@@ -40,6 +42,9 @@ class ArrayFile:
             str | None, Field(description="which array of an .npz holds class indices; by default label, y, ...")
         ] = None,
         labels: Annotated[Path | None, Field(description="a .npy file of class indices")] = None,
+        factors: Annotated[
+            str | None, Field(description="which array of an .npz holds known factors of variation; by default factors, ...")
+        ] = None,
         kind: Annotated[Literal["auto", "image", "vector"], Field(description="auto: two axes are vectors")] = "auto",
         layout: Annotated[Literal["auto", "chw", "hwc"], Field(description="order of a picture's axes")] = "auto",
         low: Annotated[float | None, Field(description="stored value that becomes -1")] = None,
@@ -47,18 +52,21 @@ class ArrayFile:
     ) -> None:
         if (low is None) != (high is None) or (low is not None and high is not None and low >= high):
             raise ValueError("low and high belong together, low < high: write data.low = 0.0 and data.high = 255.0")
-        self.path, self.key, self.label, self.labels = path, key, label, labels
+        self.path, self.key, self.label, self.labels, self.factors = path, key, label, labels, factors
         self.kind, self.layout, self.low, self.high = kind, layout, low, high
 
     def describe(self) -> SampleSpec:
-        """From the array's header; labels are read to count the classes."""
+        """From the array's header; labels and factors are read to count the classes and columns."""
         shape, dtype = self._header()
         kind, sample = self._shape(shape)
         low, high, levels = self._range(kind, dtype)
         mapped = kind == "image" or self.low is not None or levels is not None
         label = self._label()
         classes = tuple(str(i) for i in range(int(label.max()) + 1)) if label is not None else ()
-        return SampleSpec(kind, sample, shape[0], low, high, levels, "tanh" if mapped else "identity", classes)
+        known = self._factors()
+        names = tuple(str(i) for i in range(known.shape[1])) if known is not None else ()
+        activation = "tanh" if mapped else "identity"
+        return SampleSpec(kind, sample, shape[0], low, high, levels, activation, classes, factors=names)
 
     def load(self) -> dict[str, Arrays]:
         values = _load(self.path)
@@ -70,7 +78,7 @@ class ArrayFile:
             x = rearrange(x, "n h w c -> n c h w").contiguous()
         if spec.activation == "tanh" and x.is_floating_point():
             self._within(x, spec)
-        return {"train": Arrays(x, self._label())}
+        return {"train": Arrays(x, self._label(), self._factors())}
 
     # -- shape and range -----------------------------------------------------------------------------------------------
 
@@ -142,18 +150,41 @@ class ArrayFile:
         if self.labels is not None:
             values, source = _load(self.labels), str(self.labels)
         elif self.path.suffix == ".npz":
-            archive = _load(self.path)
-            name = self.label or next((n for n in archive if n.lower() in LABEL_NAMES), None)
-            if name is None:
+            archived = self._beside(self.label, LABEL_NAMES)
+            if archived is None:
                 return None
-            if name not in archive:
-                raise DataError(f"{self.path} holds no array '{name}'; it holds: {', '.join(archive)}")
-            values, source = archive[name], f"{self.path}:{name}"
+            values, source = archived
         else:
             return None
         if values.dtype.kind not in "iub" or values.size == 0 or values.ndim != 1:
             raise DataError(f"{source}: labels are a row of class indices from 0, found {values.dtype} of shape {values.shape}")
         return torch.from_numpy(values.astype(np.int64))
+
+    def _factors(self) -> torch.Tensor | None:
+        if self.path.suffix != ".npz":
+            if self.factors is not None:
+                raise DataError(f"{self.path} holds one array; factors are an array of their own in an .npz")
+            return None
+        archived = self._beside(self.factors, FACTOR_NAMES)
+        if archived is None:
+            return None
+        values, source = archived
+        if values.dtype.kind not in "iub" or values.size == 0 or values.ndim != 2:
+            raise DataError(
+                f"{source}: factors are whole numbers, a row an example and a column a factor, found {values.dtype} of shape "
+                f"{values.shape}"
+            )
+        return torch.from_numpy(values.astype(np.int64))
+
+    def _beside(self, wanted: str | None, usual: tuple[str, ...]) -> tuple[Any, str] | None:
+        """Another array of the archive and where it stands: the one that is wanted, or one of a usual name."""
+        archive = _load(self.path)
+        name = wanted or next((n for n in archive if n.lower() in usual), None)
+        if name is None:
+            return None
+        if name not in archive:
+            raise DataError(f"{self.path} holds no array '{name}'; it holds: {', '.join(archive)}")
+        return archive[name], f"{self.path}:{name}"
 
 
 def _load(path: Path, *, mmap_mode: Literal["r"] | None = None) -> Any:
