@@ -296,7 +296,7 @@ def test_density_and_coverage_of_one_distribution_are_as_the_paper_expects() -> 
 
 def test_neighbours_find_copies_far_from_the_origin() -> None:
     """float32 features near 1000 that differ in their last digits: no cancellation decides."""
-    real = 1000 + torch.rand(50, 4, generator=torch.Generator().manual_seed(0)) / 64
+    real = 1000 * normal(1, 64, seed=1) + normal(50, 64) / 1000
     a, b, equal = centred(real, real, torch.device("cpu"))
     radius = kth_squared_distance(a, 1, 50)
     exact = (real.double()[:, None] - real.double()).square().sum(2).fill_diagonal_(math.inf).amin(1)
@@ -365,10 +365,12 @@ def test_a_generator_of_one_sample_has_a_bad_number_rather_than_none(name: str) 
 
 
 def test_constant_features_are_told_from_such_as_vary_in_float32s_last_digits() -> None:
-    x = torch.full((1000, 4), 0.1).double()
+    x = torch.full((1000, 4), 0.1)
+    x[::2] = torch.nextafter(x[::2], torch.tensor(1.0))
+    x = x.double()
     with pytest.raises(Unmeasurable):
         refuse_constant(x.var(0), x.square().mean(0))
-    x[:, 2] += 1e-3 * normal(1000)
+    x[:, 2] += 1e-5 * normal(1000)
     refuse_constant(x.var(0), x.square().mean(0))
 
 
@@ -435,6 +437,17 @@ def test_duplicates_are_found_at_unequal_counts() -> None:
     fake[:100] = fake[100:]
     found = measured(Duplicates((6,), 0), real, fake)
     assert found["repeated"] == 1
+
+
+def test_duplicates_count_as_many_of_either_side() -> None:
+    """Of 4,000 in the plane far more come near one another than of 200, from which the scale is."""
+    few, many = (torch.rand(n, 2, generator=torch.Generator().manual_seed(n)) for n in (200, 4000))
+    assert max(measured(Duplicates((2,), 0), few, many).values()) < 0.035  # 0.7 %; it were 13 % of all 4,000
+
+
+def test_duplicates_take_an_even_part_of_data_in_order() -> None:
+    real = torch.cat([normal(300, 6, seed=1), normal(300, 6, seed=2) + 20])  # sorted by class
+    assert measured(Duplicates((6,), 0), real, real[300:])["copied"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_duplicates_see_a_noisy_copy_of_a_large_picture_and_no_other_picture() -> None:
@@ -533,6 +546,9 @@ def test_mixture_modes_refuse_what_has_no_modes() -> None:
         MixtureModes((1, 8, 8), 10, 0)
     with pytest.raises(ValueError, match="write sigmas = 10"):
         MixtureModes((64,), 10, 0)
+    MixtureModes((9,), 10, 0)  # P(chi^2 of 9 < 9) = 0.56, of 10: 0.47
+    with pytest.raises(ValueError, match="of a Gaussian lies within"):
+        MixtureModes((10,), 10, 0)
     metric = MixtureModes((2,), 3, 0)
     metric.update(normal(20, 2), torch.arange(20) % 2)
     metric.generated(normal(5, 2))
