@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -49,22 +50,21 @@ class Timm(nn.Module):
             raise ValueError(f"timm: there is no file {weights}; write the path of weights of '{network}' in `weights`")
         with torch.device("cpu"):
             state = read_state(weights)
+        self.network: Any
         self.name, self.version, self.digest = network, timm.__version__, cache.file_digest(weights)
-        self.network, config = constructed(timm, network, state, weights)
-        self.classes = int(getattr(self.network, "num_classes", 0))
-        self.dim = int(self.network.num_features)  # a ViT's and a ResNet's; heads with a layer of their own have more
-        own = tuple(config["input_size"])
-        if own[0] != 3:
-            raise ValueError(f"timm: '{network}' sees pictures of {own[0]} channels; write a network that sees 3")
-        if size is not None and config.get("fixed_input_size") and (size, size) != own[1:]:
-            raise ValueError(f"timm: '{network}' sees pictures of {own[1]}x{own[2]} only; leave `size` out")
-        self.size = own[1:] if size is None else (size, size)
+        self.network = constructed(timm, network, state, weights, size)
+        config = self.network.pretrained_cfg
+        self.classes = int(self.network.num_classes)
+        self.dim = int(getattr(self.network, "head_hidden_size", self.network.num_features))
+        self.size = tuple(config["input_size"][1:]) if size is None else (size, size)
         self.interpolation = "bicubic" if config.get("interpolation") == "bicubic" else "bilinear"
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(config["mean"]).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).reshape(-1, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
+        if size is not None:
+            self._try()
 
     def train(self, mode: bool = True) -> Timm:
         """Stays in eval mode, whoever asks."""
@@ -77,10 +77,19 @@ class Timm(nn.Module):
         picture = three_channels(to_bytes(x) / 255.0)
         if picture.shape[2:] != self.size:
             picture = F.interpolate(picture, self.size, mode=self.interpolation, antialias=True).clamp(0.0, 1.0)
-        inner: Any = self.network
-        features = inner.forward_features((picture - self.mean) / self.std)
-        embedding = inner.forward_head(features, pre_logits=True).flatten(1)
-        return embedding, inner.forward_head(features) if self.classes else None
+        features = self.network.forward_features((picture - self.mean) / self.std)
+        embedding = self.network.forward_head(features, pre_logits=True).flatten(1)
+        return embedding, self.network.forward_head(features) if self.classes else None
+
+    def _try(self) -> None:
+        try:
+            with torch.no_grad(), torch.device("cpu"):
+                self._seen(torch.zeros(1, 3, *self.size))
+        except Exception as error:
+            raise ValueError(
+                f"timm: '{self.name}' can't see pictures of {self.size[0]}x{self.size[1]} ({error}); write another `size`, "
+                "or leave it out"
+            ) from error
 
     def describe(self) -> dict[str, Any]:
         """The protocol."""
@@ -111,23 +120,30 @@ def imported() -> ModuleType:
     return timm
 
 
-def constructed(timm: ModuleType, name: str, state: dict[str, Tensor], path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network with its weights, and timm's configuration of it. Raises ValueError for what doesn't fit."""
+def constructed(timm: ModuleType, name: str, state: dict[str, Tensor], path: Path, size: int | None) -> Any:
+    """The network with its weights, and a classifier where they have one. Raises ValueError for what doesn't fit."""
     if not timm.is_model(name):
-        close = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5]
-        hint = f"such as {', '.join(close)}" if close else "of `timm.list_models()`"
-        raise ValueError(f"timm: {timm.__version__} has no network '{name}'; write one {hint}")
-    with torch.device("meta"):
-        config = timm.create_model(name, pretrained=False).pretrained_cfg
-    head = config.get("classifier")
-    weight = state.get(f"{head}.weight") if isinstance(head, str) else None
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "write one of `timm.list_models()`"
+        raise ValueError(f"timm: {timm.__version__} has no network '{name}'; {hint}")
+    config = timm.models.get_pretrained_cfg(name).to_dict()
+    channels, *own = config["input_size"]
+    if channels != 3:
+        raise ValueError(f"timm: '{name}' sees pictures of {channels} channels; write a network that sees 3")
+    heads = config.get("classifier") or ()  # several in distilled networks, of as many classes
+    weight = state.get(f"{heads if isinstance(heads, str) else next(iter(heads), None)}.weight")
+    # a transformer that is given other sides interpolates its positions
+    flexible = {"dynamic_img_size": True} if config.get("fixed_input_size") and size not in (None, *own) else {}
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        network = timm.create_model(name, pretrained=False, num_classes=0 if weight is None else weight.shape[0])
+        try:
+            network = timm.create_model(
+                name, pretrained=False, num_classes=0 if weight is None else weight.shape[0], **flexible
+            )
+        except TypeError as error:
+            raise ValueError(f"timm: '{name}' sees pictures of {own[0]}x{own[1]} only ({error}); leave `size` out") from error
     try:
         network.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
     except RuntimeError as error:
         what = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"timm: {path} does not hold the weights of '{name}' as timm {timm.__version__} has it: {what} ..."
-        ) from error
-    return network, config
+        raise ValueError(f"timm: {path} does not hold the weights of timm {timm.__version__}'s '{name}': {what} ...") from error
+    return network
