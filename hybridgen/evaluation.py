@@ -275,7 +275,8 @@ class Evaluation:
         describe = getattr(self.networks[name], "describe", dict)
         part = self.model.recipe.features.get(name) or self.model.recipe.default_features
         assert part is not None
-        return {"use": part.component.name, **describe()}
+        described = dict(describe())  # what `auto` chose says so itself, as if it had been written
+        return {"use": described.pop("name", part.component.name), **described}
 
     @contextmanager
     def _told(self, measure: Measure, refused: dict[str, str]) -> Iterator[None]:

@@ -15,7 +15,7 @@ from hybridgen.evaluation import Progress, prepare
 from hybridgen.events import writable
 from hybridgen.examples import source_of
 from hybridgen.files import write_atomically
-from hybridgen.precision import usable_device
+from hybridgen.precision import choose, numerics, usable_device
 from hybridgen.recipe import Recipe, load_recipe
 from hybridgen.registry import Registry, load_registry
 from hybridgen.run_folder import RunFolder, find_run
@@ -63,10 +63,13 @@ def evaluate(
     splits = open_data(source, recipe.data)
     if not splits.get(recipe.evaluate.split):
         raise DataError(f"these data have no {recipe.evaluate.split} split; write evaluate.split=train")
-    evaluation = prepare(model, frequencies=checkpoint.metadata.get("label_frequencies"), optional=() if metrics else extra)
+    optional = () if metrics else [name.rpartition(":")[2] for name in extra]
+    evaluation = prepare(model, frequencies=checkpoint.metadata.get("label_frequencies"), optional=optional)
     units, better = evaluation.units, evaluation.higher_is_better
     started = time.monotonic()
-    found = evaluation.run(model.parts, splits, checkpoint.step, device=where, progress=progress)
+    threads = choose(dataclasses.replace(recipe.train, device=device), sum(model.counts().values())).threads
+    with numerics(threads, deterministic=False):
+        found = evaluation.run(model.parts, splits, checkpoint.step, device=where, progress=progress)
     record = {
         "event": "evaluation",
         "time": time.time(),
@@ -76,7 +79,7 @@ def evaluate(
         "units": units,
         "higher_is_better": better,
         "refused": dict(found.refused),
-        "unavailable": dict(evaluation.unavailable),
+        "unavailable": {name: why.partition("; here exist")[0] for name, why in evaluation.unavailable.items()},
         "remarks": {name: list(said) for name, said in found.remarks.items()},
         "protocol": dict(found.protocol),
         "seconds": time.monotonic() - started,

@@ -16,7 +16,7 @@ from hybridgen.names import FACTS, KINDS, QUANTITIES
 from hybridgen.registry import load_registry
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "recipes/README.md", "plugins/README.md", "plugins/SHELF.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "recipes/README.md", "plugins/README.md", "plugins/SHELF.md", "plugins/METRICS.md", "CONTRIBUTING.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -60,7 +60,7 @@ def hybridgen(*arguments: str, env: dict[str, str], cwd: Path) -> str:
 
 def test_the_plugin_of_the_plugin_page_is_listed_and_trains(tmp_path: Path) -> None:
     written = write_files("plugins/README.md", tmp_path)
-    assert len(written) == 9
+    assert len(written) == 10
     env = install(tmp_path)
     listed = hybridgen("ls", "plugins", env=env, cwd=tmp_path)
     assert re.search(r"mine +hybridgen-mine 0\.1 +active", listed)
@@ -107,7 +107,7 @@ def test_commands_on_the_pages_exist(page: str, monkeypatch: pytest.MonkeyPatch,
     registry = load_registry()
     text = (ROOT / page).read_text(encoding="utf-8")
     for verb, name in re.findall(
-        r"hybridgen (run|cp|check|resolve|show|ls|sample|resume|report|reconstruct) ([\w./:-]+)", text
+        r"hybridgen (run|cp|check|resolve|show|ls|sample|resume|report|reconstruct|evaluate|compare) ([\w./:-]+)", text
     ):
         if verb in ("run", "cp", "resolve") and not name.endswith(".toml"):
             assert name in registry.recipes(), f"{page}: {verb} {name}"

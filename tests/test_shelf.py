@@ -234,7 +234,9 @@ def test_defaults_are_what_the_type_hints_allow(component: Any) -> None:
             assert convert(value, option.annotation) == option.default, f"{option.name} = {option.default!r}"
 
 
-@pytest.mark.parametrize("component", [c for c in SHIPPED if c.kind in TAUGHT], ids=lambda c: f"{c.kind}-{c.name}")
+@pytest.mark.parametrize(
+    "component", [c for c in SHIPPED if c.kind in (*TAUGHT, "metric", "features")], ids=lambda c: f"{c.kind}-{c.name}"
+)
 def test_show_says_when_to_use_it_what_is_healthy_and_where_it_comes_from(component: Any) -> None:
     lines = inspect.cleandoc(component.load().__doc__ or "").splitlines()
     for marker in ("When: ", "Healthy: ", "Source: "):

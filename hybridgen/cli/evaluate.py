@@ -77,7 +77,7 @@ def table(run: str, record: Mapping[str, Any]) -> str:
     lines += [f"  {name}: {text}" for name, said in record["remarks"].items() for text in said]
     for head, found in (("No value:", record["refused"]), ("Not for this model:", record["unavailable"])):
         if found:
-            lines += ["", head, *(f"  {name}: {why}" for name, why in found.items())]
+            lines += ["", head, *(f"  {name}: {why.removeprefix(f'{name}: ')}" for name, why in found.items())]
     return "\n".join(lines)
 
 
@@ -90,10 +90,10 @@ def _progress() -> Iterator[Any]:
         with Console(stderr=True).status("evaluating") as status:
             yield lambda text, done, total: status.update(f"{text} {done:,} of {total:,}" if total else text)
         return
-    last = [time.monotonic()]
+    last = [0.0]
 
     def tell(text: str, done: int, total: int) -> None:
-        if time.monotonic() - last[0] >= 10 or not total:
+        if time.monotonic() - last[0] >= 10:
             last[0] = time.monotonic()
             click.echo(f"{text} {done}/{total}" if total else text, err=True)
 

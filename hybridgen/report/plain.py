@@ -59,7 +59,7 @@ class Plain:
         if not text or (total and now - self.last < EVERY) or text == self.told:
             return
         self.last, self.told = now, "" if total else text
-        self._say(f"evaluating {text}" + (f" {done}/{total}" if total else ""))
+        self._say(f"evaluation: {text}" + (f" {done}/{total}" if total else ""))
 
     def close(self) -> None:
         self.stream.flush()

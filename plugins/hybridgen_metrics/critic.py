@@ -10,11 +10,14 @@ from torch import Tensor
 class DiscriminatorAccuracy:
     """Share of held-out real and of generated samples that the discriminator judges right.
 
-    Both near 1 for long: it has won, and the generator learns little. `real` far below the report's training accuracy:
-    it has memorised the training set. Neither is better as such, so this metric names no best checkpoint. Logits are counted
-    above and below 0: in Wasserstein's and the relativistic game that says nothing, and least squares divides at one half.
+    Neither is better as such, so this metric names no best checkpoint. Logits are counted above and below 0: in Wasserstein's
+    and the relativistic game that says nothing, and least squares divides at one half.
 
     Shapes: real_logits, fake_logits `b ...`.
+    When: beside the report's training accuracy, to see whether the discriminator generalises.
+    Healthy: between 0.5 and 0.9 on both sides. Both near 1 for long: it has won, and the generator learns little. `real` far
+        below the training accuracy: it has memorised the training set.
+    Source: Goodfellow et al. 2014 (arXiv:1406.2661), proposition 1: one half on both sides at the optimum.
     """
 
     unit = "share"
