@@ -14,9 +14,6 @@ from hybridgen.errors import Unmeasurable
 from hybridgen_losses.reconstruction import LikelihoodAt
 from hybridgen_metrics.embeddings import exact_device
 
-VALUES = 2**20
-"""Decoded values that are held at once: memory stays that of a training step, whatever `samples` is."""
-
 
 class ImportanceWeighted:
     """Bound of -log p(x) of held-out data from K samples of the posterior: `nll` in nats per sample, lower is better.
@@ -31,7 +28,9 @@ class ImportanceWeighted:
     bits-per-dim = (nll / D - log w) / log 2, D values a sample. Under a bernoulli likelihood of two-valued data the nats are
     those of a probability: nll / (D log 2). A bernoulli on grey values is neither, and tokens differ in number: nll alone.
 
-    Shapes: x `b ...`, posterior over z_shape. Memory: about a million decoded values, and `b` sums.
+    One sample of each x is decoded at a time, so memory does not grow with K.
+
+    Shapes: x `b ...`, posterior over z_shape.
     Raises: Unmeasurable for a posterior without a density (deterministic, quantised), or without support under the prior.
     When: to compare density models, where "elbo" mixes up a poor model with a poor posterior. 64 samples while training, 5,000
         for a number to publish. It needs K decoder passes over the held-out data.
@@ -75,19 +74,13 @@ class ImportanceWeighted:
         b, device = len(x), exact_device(x)
         log_sum = torch.full((b,), -torch.inf, dtype=torch.float64, device=device)  # log sum_k w_k
         log_squares = log_sum.clone()  # log sum_k w_k^2
-        chunk = max(1, VALUES // (b * self.dimensions))
-
-        def weigh(noise: Tensor) -> Tensor:
-            z = posterior.sample(noise)
-            return log_likelihood_at(z) + prior.log_prob(z) - posterior.log_prob(z)
-
-        for first in range(0, self.samples, chunk):
-            streams = self.noise[first : first + chunk]
-            drawn = np.stack([stream.standard_normal((b, *self.z_shape), dtype=np.float32) for stream in streams])
-            noise = torch.from_numpy(drawn).to(x.device)  # k b ...
-            log_w = torch.func.vmap(weigh, randomness="different")(noise).to(device, torch.float64)  # k b
-            log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
-            log_squares = torch.logaddexp(log_squares, (2 * log_w).logsumexp(0))
+        for stream in self.noise:
+            noise = stream.standard_normal((b, *self.z_shape), dtype=np.float32)
+            z = posterior.sample(torch.from_numpy(noise).to(x.device))
+            log_w = log_likelihood_at(z) + prior.log_prob(z) - posterior.log_prob(z)
+            log_w = log_w.to(device, torch.float64)
+            log_sum = torch.logaddexp(log_sum, log_w)
+            log_squares = torch.logaddexp(log_squares, 2 * log_w)
         self.total = self.total + (log_sum - math.log(self.samples)).sum()
         self.effective = self.effective + (2 * log_sum - log_squares).exp().sum()
         self.count += b
