@@ -136,7 +136,7 @@ class DCI:
         trees: Annotated[int, Field(ge=1, description="of each forest")] = 20,
         depth: Annotated[int, Field(ge=1, description="of each tree, at most")] = 10,
         folds: Annotated[int, Field(ge=2, description="parts; each is tested by forests that the others trained")] = 3,
-        most: Most = 10_000,
+        most: Most = 2000,
     ) -> None:
         self.seed, self.trees, self.depth, self.folds, self.most = seed, trees, depth, folds, most
         self.reset()

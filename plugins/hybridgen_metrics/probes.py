@@ -56,7 +56,7 @@ def cross_validated(
         one = probe().fit(codes[train], labels[train])
         right += int((one.predict(codes[test]) == labels[test]).sum())
         fitted.append(one)
-    return {"accuracy": right / len(labels), "chance": counts.max() / len(labels)}, fitted
+    return {"accuracy": right / len(labels), "chance": float(counts.max() / len(labels))}, fitted
 
 
 class LinearProbe:
