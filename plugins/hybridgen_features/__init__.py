@@ -12,3 +12,5 @@ def register_components(register: Any) -> None:
     register.features("auto", "hybridgen_features.auto:Auto")
     register.features("raw", "hybridgen_features.raw:Raw")
     register.features("classifier", "hybridgen_features.classifier:Classifier")
+    register.features("inception", "hybridgen_features.inception:Inception")
+    register.features("timm", "hybridgen_features.timm_network:Timm")

@@ -237,11 +237,11 @@ class Classifier(nn.Module):
             tell(f"the classifier is kept as {path}")
 
     def _adopt(self, state: dict[str, Tensor], about: dict[str, Any]) -> None:
-        try:
-            self.network.load_state_dict(state)
-        except RuntimeError as error:
-            text = " ".join(str(error).split())
-            raise ValueError(f"these are no weights of a classifier of {self.classes} classes: {text}") from error
+        own, other = ({name: tuple(t.shape) for name, t in s.items()} for s in (self.network.state_dict(), state))
+        if own != other:  # looked at first: a failed load leaves some of the tensors replaced
+            wrong = ", ".join(sorted(name for name in own.keys() | other.keys() if own.get(name) != other.get(name)))
+            raise ValueError(f"these are no weights of a classifier of {self.classes} classes with {self.dim} numbers: {wrong}")
+        self.network.load_state_dict(state)
         self.about = about
 
     def _refuse_other(self, path: Path, about: dict[str, Any]) -> None:
@@ -293,7 +293,6 @@ def fit(network: Network, train: Arrays, spec: SampleSpec, steps: int, data: str
     network.mean.copy_(some.mean(over).reshape(network.mean.shape))
     network.std.copy_(torch.where(std > 1e-6, std, 1.0))
     optim = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optim, RATE, total_steps=max(2, steps), pct_start=0.2)
     shifts = len(spec.shape) == 3 and min(spec.shape[1:]) >= 8
     order = torch.empty(0, dtype=torch.long)
     told = time.monotonic()
@@ -310,12 +309,18 @@ def fit(network: Network, train: Arrays, spec: SampleSpec, steps: int, data: str
             loss = F.cross_entropy(network(x)[1], label)
             optim.zero_grad()
             loss.backward()
+            optim.param_groups[0]["lr"] = RATE * ramp(step, steps)
             optim.step()
-            schedule.step()
             if time.monotonic() - told > TOLD_EVERY:
                 told = time.monotonic()
                 tell(f"training a classifier on {count} examples of '{data}', to see through it: step {step + 1} of {steps}")
     network.eval().requires_grad_(False)
+
+
+def ramp(step: int, steps: int) -> float:
+    """The share of the full rate: up linearly over the first fifth, down by half a cosine."""
+    rise = max(1, steps // 5)
+    return (step + 1) / rise if step < rise else 0.5 + 0.5 * math.cos(math.pi * (step - rise) / (steps - rise))
 
 
 def _shifted(x: Tensor, own: torch.Generator) -> Tensor:
