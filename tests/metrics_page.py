@@ -32,6 +32,7 @@ CODED = ("linear-probe", "knn-probe", "clustering", "active-units", "kl-per-dime
 DISENTANGLED = ("mig", "dci")
 
 Row = dict[str, float | str]
+See = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def metric(name: str, facts: Mapping[str, Any]) -> Any:
@@ -85,9 +86,7 @@ def fashion() -> tuple[SampleSpec, Arrays, Arrays]:
     return source.describe(), splits["train"], splits["validation"]
 
 
-def classifier(
-    spec: SampleSpec, train: Arrays, held_out: Arrays | None, name: str
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def classifier(spec: SampleSpec, train: Arrays, held_out: Arrays | None, name: str) -> See:
     """The offline default, trained (or found in the cache) as in a run."""
     network = load_registry().find("features", "classifier").load()(spec.shape, len(spec.classes))
     network.prepare(train, held_out, spec, name, print)
@@ -110,9 +109,7 @@ def noise(like: Tensor, seed: int = 0) -> Tensor:
     return torch.rand(like.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def generated_rows(
-    spec: SampleSpec, real: Arrays, others: Arrays, see: Callable[[Tensor], tuple[Tensor, Tensor]]
-) -> dict[str, Row]:
+def generated_rows(spec: SampleSpec, real: Arrays, others: Arrays, see: See) -> dict[str, Row]:
     """Sets of "generated samples" whose order is known, against real examples."""
     x, other = spec.to_model(real.x), spec.to_model(others.x)
     assert others.label is not None
@@ -134,7 +131,7 @@ def generated_rows(
     return rows
 
 
-def reconstruction_rows(spec: SampleSpec, real: Arrays, see: Callable[[Tensor], tuple[Tensor, Tensor]]) -> dict[str, Row]:
+def reconstruction_rows(spec: SampleSpec, real: Arrays, see: See) -> dict[str, Row]:
     """Sets of "reconstructions" of the same examples."""
     x = spec.to_model(real.x)
     facts = {"sample_shape": spec.shape, "output_activation": spec.activation, "seed": 0}
@@ -219,9 +216,10 @@ def _cell(value: float | str | None) -> str:
     return value if isinstance(value, str) else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def halves(arrays: Arrays) -> tuple[Arrays, Arrays]:
+def divided(arrays: Arrays, share: float) -> tuple[Arrays, Arrays]:
+    """Two disjoint random sets, the first a `share` of all."""
     order = torch.randperm(len(arrays), generator=torch.Generator().manual_seed(0))
-    middle = len(arrays) // 2
+    middle = round(len(arrays) * share)
     return arrays.subset(order[:middle]), arrays.subset(order[middle:])
 
 
@@ -229,7 +227,7 @@ def tables() -> dict[str, str]:
     """Section -> table."""
     spec, every = digits()
     see = classifier(spec, every, None, "digits")
-    real, others = halves(every)
+    real, others = divided(every, 1 / 3)
     found = {
         "digits: generated": table(generated_rows(spec, real, others, see), "generated samples"),
         "digits: reconstructed": table(reconstruction_rows(spec, real, see), "reconstructions"),
@@ -239,7 +237,7 @@ def tables() -> dict[str, str]:
     if FASHION.is_dir():
         spec, train, test = fashion()
         see = classifier(spec, train, test, "fashion-mnist")
-        real, others = halves(test)
+        real, others = divided(test, 1 / 2)
         found["fashion: generated"] = table(generated_rows(spec, real, others, see), "generated samples")
         found["fashion: reconstructed"] = table(reconstruction_rows(spec, real, see), "reconstructions")
         found["fashion: codes"] = table(code_rows(spec, real), "codes")
