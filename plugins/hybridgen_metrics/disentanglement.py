@@ -52,6 +52,17 @@ def information(a: np.ndarray, b: np.ndarray) -> float:
     return max(0.0, entropy(joint.sum(1)) + entropy(joint.sum(0)) - entropy(joint.ravel()))
 
 
+def scores(r: np.ndarray) -> tuple[float, float]:
+    """Disentanglement and completeness of importances `d f`, all at least 0. What has no importance at all is left out."""
+    d, f = r.shape
+    rows, columns = r[r.sum(1) > 0], r.T[r.sum(0) > 0]
+    if not len(rows):
+        return 0.0, 0.0
+    apart = [1 - entropy(row) / np.log(f) for row in rows]
+    whole = [1 - entropy(column) / np.log(d) for column in columns]
+    return float(np.average(apart, weights=rows.sum(1))), float(np.mean(whole))
+
+
 class MIG:
     """Mutual information gap: by how much the best dimension knows a factor better than the second best; higher is better.
 
@@ -162,13 +173,10 @@ class DCI:
         if accuracy < chance + 0.05:
             remarks.append("the forests guess hardly better than chance: disentanglement and completeness mean nothing")
         self.remarks = remarks
-        d, f = r.shape
-        rows, columns = r[r.sum(1) > 0], r[:, r.sum(0) > 0]
-        apart = [1 - entropy(row) / np.log(f) for row in rows]
-        whole = [1 - entropy(column) / np.log(d) for column in columns.T]
+        disentanglement, completeness = scores(r)
         return {
-            "disentanglement": float(np.average(apart, weights=rows.sum(1))) if apart else 0.0,
-            "completeness": float(np.mean(whole)) if whole else 0.0,
+            "disentanglement": disentanglement,
+            "completeness": completeness,
             "informativeness": float(accuracy),
             "chance": float(chance),
         }

@@ -25,11 +25,12 @@ from hybridgen_data.sprites import Sprites
 from hybridgen_latents.deterministic import Point
 from hybridgen_latents.gaussian import DiagonalGaussian, StandardNormal
 from hybridgen_latents.mixture import Mixture
+from hybridgen_losses.importance import ImportanceWeighted as ImportanceWeightedLoss
 from hybridgen_losses.mmd import MMD
 from hybridgen_losses.reconstruction import LikelihoodAt, Reconstruction
 from hybridgen_losses.tokens import CrossEntropy
 from hybridgen_metrics.aggregate import AggregateMismatch, KLPerDimension
-from hybridgen_metrics.disentanglement import DCI, MIG
+from hybridgen_metrics.disentanglement import DCI, MIG, scores
 from hybridgen_metrics.likelihood import ImportanceWeighted
 from hybridgen_metrics.probes import Clustering, KNNProbe, LinearProbe
 from hybridgen_metrics.structure import SSIM, MultiScaleSSIM
@@ -243,6 +244,16 @@ def test_bits_of_two_valued_data_are_probabilities_and_of_grey_values_absent() -
     assert set(found[256]) == set(found[None]) == {"nll"}
 
 
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace", "bernoulli"])
+def test_the_likelihood_at_z_is_that_of_what_z_decodes_to(likelihood: Any) -> None:
+    x, z = normal(5, 3).tanh(), normal(5, 3, seed=1)
+    loss = Reconstruction("tanh", likelihood=likelihood, scale=0.4 if likelihood != "bernoulli" else 1.0)
+    found = loss.log_likelihood_at(x, lambda z: 2 * z)(z)
+    torch.testing.assert_close(found, loss.log_likelihood(x, (2 * z).tanh(), 2 * z))
+    bound = ImportanceWeightedLoss("tanh", (3,), likelihood=likelihood, scale=0.4 if likelihood != "bernoulli" else 1.0)
+    torch.testing.assert_close(bound.log_likelihood_at(x, lambda z: 2 * z)(z), found)
+
+
 def test_tokens_have_a_likelihood_at_any_z() -> None:
     tokens, mask = torch.tensor([[0, 2, 1], [1, 1, 1]]), torch.tensor([[True, True, False], [True, True, True]])
     at = CrossEntropy("softmax").log_likelihood_at(lambda z: torch.zeros(2, 3, 4), tokens, mask)
@@ -380,6 +391,8 @@ def test_a_class_with_fewer_examples_than_folds_is_named() -> None:
         with pytest.raises(Unmeasurable, match=r"class 7 has 3 held-out examples, and 5 folds need 5.*or lower folds"):
             fed(reader(0), APART, label)
         assert fed(reader(0, folds=3), APART, label)["accuracy"] > 0.9
+    assert fed(LinearProbe(0, folds=3), APART, label)["chance"] == pytest.approx(40 / 120)
+    assert fed(LinearProbe(0), APART, (LABEL == 0).long())["chance"] == pytest.approx(2 / 3)
     with pytest.raises(Unmeasurable, match="neighbours among 96"):
         fed(KNNProbe(0, neighbours=97), APART, LABEL)
 
@@ -472,6 +485,15 @@ def test_two_dimensions_of_one_factor_and_one_dimension_of_two() -> None:
     assert dci["completeness"] > 0.95
     assert 1 / 3 < dci["disentanglement"] < 0.9
     assert dci["informativeness"] > 0.95
+
+
+def test_disentanglement_and_completeness_by_hand() -> None:
+    """Three dimensions, two factors: the first serves one factor, the second both alike, the third none."""
+    disentanglement, completeness = scores(np.array([[0.6, 0.0], [0.2, 0.2], [0.0, 0.0]]))
+    assert disentanglement == pytest.approx(0.6 * 1 + 0.4 * 0)  # weighted by their shares of all importance
+    first = 1 - (-0.75 * math.log(0.75) - 0.25 * math.log(0.25)) / math.log(3)  # 3/4 and 1/4, to the base 3; the second is 1
+    assert completeness == pytest.approx((first + 1) / 2)
+    assert scores(np.zeros((3, 2))) == (0.0, 0.0)
 
 
 def test_mig_is_the_gap_of_mutual_informations() -> None:
