@@ -165,10 +165,11 @@ def health_lines(state: State) -> list[Text]:
 
 
 def evaluation_table(state: State, width: int, rows: int) -> RenderableType | None:
-    """The last evaluations, newest below; the best one marked. As many metrics as fit."""
+    """The last evaluations, newest below; the best one marked. As many metrics as fit, first the one that names the best."""
     if not state.evaluations:
         return None
-    names = list(state.evaluations[-1]["values"])
+    best = state.best["metric"] if state.best is not None else ""
+    names = sorted(state.evaluations[-1]["values"], key=lambda name: name != best)
     every = len(names)
     while len(names) > 1 and 10 + sum(max(len(n), 9) + 2 for n in names) > width:
         names.pop()
