@@ -116,8 +116,8 @@ class Evaluation:
         device = torch.device(device)
         options = self.model.recipe.evaluate
         arrays = splits[options.split]
-        until = time.monotonic() + options.limit if options.limit is not None else None
         self._prepare_networks(splits, device, progress)
+        until = time.monotonic() + options.limit if options.limit is not None else None
         modules = {**parts, **{f"features.{name}": network for name, network in self.networks.items()}}
         refused: dict[str, str] = {}
         for measure in self.measures:

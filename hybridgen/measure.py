@@ -51,7 +51,8 @@ def evaluate(
     extra = [name for name in metrics if name not in named.metrics] if metrics else _others(named, registry)
     recipe = _with_metrics(folder, overrides, extra, registry)
     if metrics:
-        recipe = dataclasses.replace(recipe, metrics={name: recipe.metrics[name] for name in metrics})
+        chosen = [name.rpartition(":")[2] for name in metrics]
+        recipe = dataclasses.replace(recipe, metrics={name: recipe.metrics[name] for name in chosen})
     if best and RunFolder(folder).best() is None:
         raise UserError(f"{folder} has no best checkpoint: no metric named one; leave --best away, or write --step N")
     where = usable_device(device)

@@ -20,6 +20,15 @@ from hybridgen.step import Training
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Feature networks that tests train are kept for one session, and never in the user's cache."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HYBRIDGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     return load_registry(extra={"fixtures": FIXTURES})

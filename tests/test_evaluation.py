@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import hybridgen
 from hybridgen import hookimpl
+from hybridgen.checkpoint import latest, load_checkpoint
 from hybridgen.cli import main
 from hybridgen.data import Arrays
 from hybridgen.errors import RecipeError, Unmeasurable, UserError
@@ -306,6 +307,21 @@ def test_the_best_checkpoint_is_by_what_the_recipe_names_or_by_what_suits_its_fa
     assert best_by(prepare(training(VAGAN + elbo).model)) == "likelihood"
     assert best_by(prepare(training(VAGAN + elbo, "evaluate.best=mse").model)) == "mse"
     assert best_by(prepare(training(GAN).model)) == ""
+
+
+def test_measuring_changes_nothing_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever metrics and features draw or train, the weights of a run are bit-equal to those of one that measures nothing."""
+    monkeypatch.setenv("HYBRIDGEN_CACHE", str(tmp_path / "cache"))
+    chosen = ["train.steps=6", "train.evaluate_every=2", "report.samples=4", "evaluate.samples=60", "features.net.steps=2"]
+    names = ("fid", "kid", "inception-score", "precision-recall", "linear-probe", "importance-weighted", "ppl")
+    asked = [f"metric.{name}.use={name}" for name in names] + ["metric.kid.subset_size=20", "features.net.use=classifier"]
+    found = []
+    for extra in ([*chosen, *asked], ["train.steps=6", "report.samples=4", "metric=false", "evaluate.best="]):
+        outcome = hybridgen.train("vagan-digits", extra, runs=tmp_path / "runs", registry=load_registry())
+        found.append((outcome.values, load_checkpoint(latest(outcome.path / "checkpoints"))))  # type: ignore[arg-type]
+    assert {"fid", "kid.mean", "ppl"} <= found[0][0].keys()
+    for name, weight in found[0][1].weights.items():
+        assert torch.equal(weight, found[1][1].weights[name]), name
 
 
 # -- after training ----------------------------------------------------------------------------------------------------

@@ -15,13 +15,11 @@ Rows = dict[str, page.Row]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    patch, threads = pytest.MonkeyPatch(), torch.get_num_threads()
-    patch.setenv("HYBRIDGEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    patch.undo()
 
 
 @pytest.fixture(scope="module")

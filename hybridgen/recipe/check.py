@@ -484,6 +484,7 @@ class _Checker:
         if set(values) != set(_own(tables.evaluate).options):
             return None
         limit = values.pop("limit")
+        values["best"] = values["best"] or None  # "" takes a parent's away
         return Evaluate(**values, limit=None if limit is None else float(limit.removesuffix("s")))
 
     def _train(self, data: Data | None) -> Train | None:
@@ -523,7 +524,8 @@ class _Checker:
                     self._problem(f"players.{player}", f"there is no part '{part}'", guess(part, self._part_paths()))
         best = evaluate.best if evaluate is not None else None
         if best is not None and best.partition(".")[0] not in (self.merged.tree.get("metric") or {}):
-            self._problem("evaluate.best", f"there is no [metric.{best}]", guess(best, list(metrics)))
+            hint = f'{guess(best, list(metrics))}; best = "" leaves it to the default'
+            self._problem("evaluate.best", f"there is no [metric.{best}]", hint)
 
 
 def _own(table: Callable[..., None]) -> Constructor:
