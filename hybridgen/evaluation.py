@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ MOST_SAMPLES = 10_000
 
 REAL = frozenset({"x", "tokens", "mask", "factors"})
 """Leaves that only real examples have, so that nothing of generated samples may ask for them."""
+
+BLOCK = 256
+"""Samples whose noise is drawn at once."""
 
 Arguments = tuple[tuple[str, str], ...]
 Progress = Callable[[str, int, int], None]
@@ -116,10 +120,10 @@ class Evaluation:
         device = torch.device(device)
         options = self.model.recipe.evaluate
         arrays = splits[options.split]
-        self._prepare_networks(splits, device, progress)
+        refused: dict[str, str] = {}
+        self._prepare_networks(splits, device, progress, refused)
         until = time.monotonic() + options.limit if options.limit is not None else None
         modules = {**parts, **{f"features.{name}": network for name, network in self.networks.items()}}
-        refused: dict[str, str] = {}
         for measure in self.measures:
             with self._told(measure, refused):
                 measure.metric.reset()
@@ -135,10 +139,12 @@ class Evaluation:
         values: dict[str, float] = {}
         remarks: dict[str, tuple[str, ...]] = {}
         for index, measure in enumerate(self.measures):
+            if measure.name not in refused and until is not None and time.monotonic() > until:
+                refused[measure.name] = f"the evaluation stopped after {options.limit:g} s, before this was computed"
             if measure.name not in refused:
                 progress(f"computing {measure.name}", index, len(self.measures))
                 with self._told(measure, refused):
-                    values |= _flat(measure.name, measure.metric.compute())
+                    values |= _numbers(measure.name, measure.metric.compute())
                     if said := tuple(getattr(measure.metric, "remarks", ())):
                         remarks[measure.name] = said
         protocol = self._protocol(arrays, count)
@@ -165,7 +171,7 @@ class Evaluation:
         targets = sorted({key for m in measures for one in wanted[m.name] for _, key in one})
         calls, leaves = nodes(graph, targets, modules), graph.leaves_of(targets)
         done, bad = 0, dict.fromkeys(targets, 0)
-        for index, batch in enumerate(batches):
+        for batch in batches:
             size = len(next(iter(batch.values()))) if batch else 0
             if until is not None and time.monotonic() > until:
                 why = (
@@ -175,8 +181,8 @@ class Evaluation:
                 refused.update({m.name: why for m in measures if m.name not in refused})
                 return
             progress(what, done, total)
-            env = evaluation_leaves(self.model, batch, leaves, step, index, f"evaluate {what}", size, device)
-            self._compute(calls, env, measures, refused)
+            env = evaluation_leaves(self.model, batch, leaves, step, f"evaluate {what}", done, size, device)
+            self._compute(calls, env, measures, wanted, refused)
             for key in targets:
                 bad[key] += _not_finite(env.get(key))
             for measure in measures:
@@ -193,8 +199,15 @@ class Evaluation:
                 listed = ", ".join(f"`{key}` ({count:,} of {done:,})" for key, count in broken.items())
                 refused[measure.name] = f"it would see values that are NaN or infinite: {listed}"
 
-    def _compute(self, calls: Sequence[Call], env: Env, measures: Sequence[Measure], refused: dict[str, str]) -> None:
-        """Every quantity of a batch. A feature network that fails takes the metrics that see through it along, and no other."""
+    def _compute(
+        self,
+        calls: Sequence[Call],
+        env: Env,
+        measures: Sequence[Measure],
+        wanted: Mapping[str, tuple[Arguments, ...]],
+        refused: dict[str, str],
+    ) -> None:
+        """Every quantity of a batch. One that fails takes the metrics that need it along, and no other."""
         lost: set[str] = set()
         for call in calls:
             if lost & {key for d in call.definitions for key in d.inputs}:
@@ -203,12 +216,12 @@ class Evaluation:
             try:
                 call.run(env)
             except Exception as error:
-                if not call.part.startswith("features."):
-                    raise
-                lost |= {d.key for d in call.definitions}
-                name = call.part.removeprefix("features.")
+                keys = {d.key for d in call.definitions}
+                lost |= keys
+                graph = Graph(self.model.wiring.definitions)
                 for measure in measures:
-                    if measure.features == name:
+                    needed = graph.order({key for one in wanted[measure.name] for _, key in one})
+                    if keys & {definition.key for definition in needed}:
                         self._fail(measure, refused, error)
 
     def _labels(self, size: int, start: int, device: torch.device) -> Env:
@@ -217,11 +230,18 @@ class Evaluation:
         if not classes:
             return {"": torch.empty(size, 0)}
         weights = torch.tensor(self.frequencies or [1.0] * classes)
-        generator = randomness.generator(torch.device("cpu"), self.model.recipe.evaluate.seed, "evaluate label", start)
-        label = torch.multinomial(weights, size, replacement=True, generator=generator).to(device)
+        seed = self.model.recipe.evaluate.seed
+
+        def block(number: int) -> Tensor:
+            generator = randomness.generator(torch.device("cpu"), seed, "evaluate label", number)
+            return torch.multinomial(weights, BLOCK, replacement=True, generator=generator)
+
+        label = _of_blocks(block, start, size).to(device)
         return {"label": label, "fake_label": label}
 
-    def _prepare_networks(self, splits: Mapping[str, Arrays], device: torch.device, progress: Progress) -> None:
+    def _prepare_networks(
+        self, splits: Mapping[str, Arrays], device: torch.device, progress: Progress, refused: dict[str, str]
+    ) -> None:
         """Make feature networks ready: read or train their weights, once, then freeze them in eval mode."""
         for name in sorted({m.features for m in self.measures if m.features} - self._ready):
             network = self.networks[name]
@@ -243,7 +263,7 @@ class Evaluation:
             except Exception as error:
                 for measure in self.measures:
                     if measure.features == name:
-                        self._fail(measure, {}, error)
+                        self._fail(measure, refused, error)
         self.measures = [measure for measure in self.measures if measure.name not in self.failed]
 
     def _protocol(self, arrays: Arrays, count: int) -> dict[str, Any]:
@@ -380,8 +400,9 @@ DEFAULT_BEST = {
 def best_by(evaluation: Evaluation) -> str:
     """The metric that names the best checkpoint: the recipe's, or the first that exists of those that suit its family."""
     recipe = evaluation.model.recipe
-    if recipe.evaluate.best:
-        return recipe.evaluate.best
+    named = recipe.evaluate.best
+    if named and named.partition(".")[0] not in evaluation.unavailable:
+        return named
     kinds = {loss.component.name for loss in recipe.losses.values()}
     priced = kinds & {"kl", "iwae", "tc-decomposition", "free-bits", "capacity", "factor", "dip"}
     family = "adversarial" if recipe.critics else "likelihood" if priced else "plain"
@@ -405,10 +426,18 @@ def _check_best(evaluation: Evaluation) -> None:
     """A metric that names the best checkpoint must say which direction is better."""
     recipe = evaluation.model.recipe
     best = recipe.evaluate.best or ""
-    named = any(measure.name == best.partition(".")[0] for measure in evaluation.measures)
-    if named and direction_of(evaluation.higher_is_better, best) is None:
+    name, _, entry = best.partition(".")
+    if not best or not any(measure.name == name for measure in evaluation.measures):
+        return
+    direction = evaluation.higher_is_better[name]
+    what, hint = "", "name another, or remove it"
+    if isinstance(direction, Mapping) and entry not in direction:
+        what = f"metric '{name}' has {'no value `' + entry + '`' if entry else 'several values'}"
+        hint = f"write best = one of {', '.join(f'{name}.{one}' for one in direction)}"
+    elif direction_of(evaluation.higher_is_better, best) is None:
         what = f"metric '{best}' does not say whether higher is better, so it can't name the best checkpoint"
-        raise RecipeError([Problem(what, recipe.where("evaluate.best"), "evaluate.best", "name another, or remove it")])
+    if what:
+        raise RecipeError([Problem(what, recipe.where("evaluate.best"), "evaluate.best", hint)])
 
 
 def evaluation_leaves(
@@ -416,12 +445,15 @@ def evaluation_leaves(
     batch: Mapping[str, Tensor],
     leaves: Iterable[str],
     step: int,
-    index: int,
     purpose: str,
+    start: int,
     size: int,
     device: torch.device,
 ) -> Env:
-    """Data and noise of one evaluation batch; the noise is the same at every evaluation, so that values compare."""
+    """Data and noise of one evaluation batch, whose first sample is number `start`.
+
+    The noise of a sample is the same at every evaluation and however the samples are batched, so that values compare.
+    """
     env: Env = {name: value for name, value in batch.items() if name}
     if "label" in env:
         env.setdefault("fake_label", env["label"])
@@ -431,8 +463,19 @@ def evaluation_leaves(
         if key in model.noise:
             noise = model.noise[key]
             draw = randomness.uniform if noise.kind == "uniform" else randomness.normal
-            env[key] = draw((size, *noise.shape), device, model.recipe.evaluate.seed, purpose, index, key)
+
+            def block(number: int, draw: Any = draw, noise: Any = noise, key: str = key) -> Tensor:
+                return draw((BLOCK, *noise.shape), device, model.recipe.evaluate.seed, purpose, number, key)
+
+            env[key] = _of_blocks(block, start, size)
     return env
+
+
+def _of_blocks(block: Callable[[int], Tensor], start: int, size: int) -> Tensor:
+    """Samples `start` to `start + size` of a stream that is drawn in blocks of BLOCK."""
+    first = start // BLOCK
+    whole = torch.cat([block(number) for number in range(first, (start + size - 1) // BLOCK + 1)])
+    return whole[start - first * BLOCK :][:size]
 
 
 def _not_finite(value: Any) -> int:
@@ -440,6 +483,8 @@ def _not_finite(value: Any) -> int:
     if isinstance(value, Tensor) and value.is_floating_point():
         finite = torch.isfinite(value)
         return int((~(finite.flatten(1).all(1) if value.ndim > 1 else finite)).sum())
+    if isinstance(value, (list, tuple, dict)):
+        return max(map(_not_finite, value.values() if isinstance(value, dict) else value), default=0)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return max((_not_finite(getattr(value, f.name)) for f in dataclasses.fields(value)), default=0)
     return 0
@@ -460,7 +505,10 @@ def _plain(value: Any) -> Any:
     return value.name if isinstance(value, Path) else value
 
 
-def _flat(name: str, value: Any) -> dict[str, float]:
-    if isinstance(value, Mapping):
-        return {f"{name}.{entry}": float(v) for entry, v in value.items()}
-    return {name: float(value)}
+def _numbers(name: str, value: Any) -> dict[str, float]:
+    """What a metric computed, flat. Raises Unmeasurable for a NaN."""
+    entries = {f"{name}.{entry}": v for entry, v in value.items()} if isinstance(value, Mapping) else {name: value}
+    found = {key: float(v) for key, v in entries.items()}
+    if wrong := [key for key, v in found.items() if math.isnan(v)]:
+        raise Unmeasurable(f"{', '.join(wrong)} came out as NaN")
+    return found

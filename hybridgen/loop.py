@@ -294,7 +294,7 @@ def _is_best(session: Session, event: Mapping[str, Any]) -> bool:
     if direction is None or not math.isfinite(value):
         return False
     protocol = protocol_of(event, name.partition(".")[0])
-    apart = differences(protocol, session.best_protocol) if session.best is not None and session.best_protocol else {}
+    apart = differences(protocol, session.best_protocol) if session.best is not None else {}
     if apart:
         why = f"the best {name} so far was measured under another protocol ({told_apart(apart)}); the best is chosen anew"
         session.emit("health", step=step, code="protocol", message=why)

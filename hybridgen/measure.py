@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridgen.data import SampleSpec, open_data
-from hybridgen.errors import DataError, PluginError, UserError
+from hybridgen.errors import DataError, PluginError, RunError, UserError
 from hybridgen.evaluation import Progress, prepare
 from hybridgen.events import writable
 from hybridgen.examples import source_of
@@ -24,6 +24,9 @@ from hybridgen.use import restored, saved_checkpoint, saved_recipe
 
 FREE = ("metric", "features", "evaluate", "data")
 """Tables that an evaluation may override; any other would make another model."""
+
+FIXED = ("data.validation", "data.split_seed")
+"""What must stay as it was in training: another split would call training examples held out."""
 
 
 def evaluate(
@@ -47,6 +50,8 @@ def evaluate(
     registry = registry or load_registry()
     folder = find_run(run, trained=True)
     _only_measuring(overrides)
+    # "kid.mean" is a value of the metric "kid"
+    metrics = [name.partition(".")[0] for name in ([metrics] if isinstance(metrics, str) else metrics)]
     named = saved_recipe(folder, registry)
     extra = [name for name in metrics if name not in named.metrics] if metrics else _others(named, registry)
     recipe = _with_metrics(folder, overrides, extra, registry)
@@ -120,6 +125,10 @@ def _others(recipe: Recipe, registry: Registry) -> list[str]:
 def _only_measuring(overrides: Sequence[str] | Mapping[str, Any]) -> None:
     for text in overrides:
         key = str(text).partition("=")[0].strip()
+        if key in FIXED:
+            raise UserError(
+                f"{key} can't be overridden here: another split would hold out examples that the model was trained on"
+            )
         if key.partition(".")[0] not in FREE:
             raise UserError(
                 f"{key} can't be overridden here, for it belongs to how the model was made; an evaluation takes keys of "
@@ -131,9 +140,18 @@ def _same_kind(found: SampleSpec, trained: SampleSpec) -> None:
     if (found.kind, found.shape, found.classes) != (trained.kind, trained.shape, trained.classes):
         here, there = (f"{s.kind}s of {'x'.join(map(str, s.shape))} with {len(s.classes)} classes" for s in (found, trained))
         raise DataError(f"these data are {here}, the model was trained on {there}")
+    for name in ("low", "high", "levels", "vocabulary", "padding"):
+        if getattr(found, name) != getattr(trained, name):
+            raise DataError(
+                f"these data are stored otherwise than those that the model was trained on: {name} is {getattr(found, name)}, "
+                f"it was {getattr(trained, name)}; store them alike, or say so with the data's own options"
+            )
 
 
 def _store(folder: Path, record: Mapping[str, Any]) -> None:
-    (folder / "evaluations").mkdir(exist_ok=True)
+    try:
+        (folder / "evaluations").mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder / 'evaluations'} can't be made: {error.strerror or error}") from error
     name = f"step-{record['step']:08d}-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 1000:03d}.json"
     write_atomically(folder / "evaluations" / name, (json.dumps(writable(record), indent=2) + "\n").encode())

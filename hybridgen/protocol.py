@@ -5,8 +5,9 @@ A number without its protocol is a rumour: the features, the counts, the split, 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,12 @@ def compare(a: Record, b: Record, metric: str) -> tuple[float, float]:
             why = evaluation.get("refused", {}).get(name)
             rest = f": {why}" if why else f"; here are: {', '.join(evaluation['values']) or 'none'}"
             raise UserError(f"there is no value of {metric}{rest}")
-    apart = differences(protocol_of(a, name), protocol_of(b, name))
+    protocols = protocol_of(a, name), protocol_of(b, name)
+    if not all(protocols):
+        raise UserError(
+            f"{metric} was stored without its protocol, by an older version; measure it again: hybridgen evaluate RUN"
+        )
+    apart = differences(*protocols)
     if apart:
         raise UserError(f"{metric} was measured under different protocols, so its values don't compare: {told_apart(apart)}")
     return a["values"][metric], b["values"][metric]
@@ -86,12 +92,22 @@ def sentences(evaluation: Record) -> list[str]:
     return lines
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
-    """The newest evaluation of a run: of its record, or one that was made after training. None when there is none."""
-    found = [event for event in read_events(folder / "metrics.jsonl") if event["event"] == "evaluation"]
+def newest(folder: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run at the step that was measured last, the newest first: those of its record, and those that were
+    made after training. Files that can't be read are passed over."""
+    found: list[dict[str, Any]] = []
+    with contextlib.suppress(OSError):
+        found = [event for event in read_events(folder / "metrics.jsonl") if event["event"] == "evaluation"]
     for path in sorted((folder / "evaluations").glob("*.json")):
-        found += parsed_events(json.dumps(json.loads(path.read_text(encoding="utf-8"))))
-    return max(found, key=lambda event: event["time"], default=None)
+        with contextlib.suppress(OSError, ValueError):
+            found += parsed_events(json.dumps(json.loads(path.read_text(encoding="utf-8"))))
+    found.sort(key=lambda event: -event["time"])
+    return [event for event in found if event["step"] == found[0]["step"]]
+
+
+def holding(evaluations: Sequence[Record], metric: str) -> Record:
+    """The first of evaluations that has a value of a metric; the first of all where none has."""
+    return next((one for one in evaluations if metric in one["values"]), evaluations[0])
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from hybridgen.cli import main
 from hybridgen.data import Arrays
 from hybridgen.errors import RecipeError, Unmeasurable, UserError
 from hybridgen.evaluation import Evaluation, best_by, prepare
-from hybridgen.protocol import compare, differences, newest, protocol_of, sentences
+from hybridgen.protocol import compare, differences, holding, newest, protocol_of, sentences
 from hybridgen.registry import Registry, load_registry
 from hybridgen.step import Training
 
@@ -176,6 +176,8 @@ def test_generated_samples_have_a_number_of_their_own_and_do_not_depend_on_the_b
     small = measured(training(GAN + METRICS, "evaluate.samples=33", "data.batch_size=8"))[1]
     assert small.values["seen.real"] == 20
     assert small.values["seen.made"] == 33
+    larger = measured(training(GAN + METRICS, "evaluate.samples=33", "data.batch_size=7"))[1]
+    assert larger.values["seen.sum"] == pytest.approx(small.values["seen.sum"], rel=1e-5)
     by_default = measured(training(GAN + METRICS))[1]
     assert by_default.values["seen.made"] == 20
     assert by_default.protocol["metrics"]["seen"]["generated"] == 20
@@ -245,8 +247,20 @@ def test_time_that_runs_out_leaves_no_number(training: Make) -> None:
 
 def test_features_that_fail_cost_the_metrics_behind_them_and_no_other(training: Make) -> None:
     evaluation, found = measured(training(GAN + METRICS, "features.net.broken=true"))
-    assert evaluation.failed == {"distance": "the weights are gone"}
+    assert evaluation.failed == found.refused == {"distance": "the weights are gone"}
     assert "seen.made" in found.values
+
+
+def test_a_quantity_that_fails_and_a_number_that_is_none_cost_their_metrics_alone(
+    training: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = GAN + METRICS + '[metric.classes]\nuse = "classes"\n'
+    monkeypatch.setattr(Network, "forward", lambda self, x: (self.body(x), None))
+    monkeypatch.setattr(Seen, "compute", lambda self: float("nan"))
+    evaluation, found = measured(training(text))
+    assert "return no logits" in evaluation.failed["classes"]
+    assert "NaN" in found.refused["seen"]
+    assert set(found.values) == {"distance"}
 
 
 def test_what_metrics_see_through_features_exists_for_metrics_only(training: Make) -> None:
@@ -297,6 +311,8 @@ def test_numbers_of_two_protocols_do_not_compare_and_the_reason_is_told(training
     with pytest.raises(UserError, match=r"features\.weights abcd against ef01"):
         compare(a, weights, "distance")
     compare(a, weights, "seen.real")  # which sees through no features
+    with pytest.raises(UserError, match="without its protocol"):
+        compare({**a, "protocol": {}}, {**a, "protocol": {}}, "distance")
     lines = sentences(a)
     assert lines[0].startswith("20 validation examples of digits, 20 generated")
     assert lines[1] == "distance through network: dim 4, weights abcd"
@@ -307,6 +323,11 @@ def test_the_best_checkpoint_is_by_what_the_recipe_names_or_by_what_suits_its_fa
     assert best_by(prepare(training(VAGAN + elbo).model)) == "likelihood"
     assert best_by(prepare(training(VAGAN + elbo, "evaluate.best=mse").model)) == "mse"
     assert best_by(prepare(training(GAN).model)) == ""
+    with pytest.raises(RecipeError, match=r"write best = one of kid\.mean, kid\.std"):
+        prepare(training(GAN + '[metric.kid]\nuse = "kid"\n', "evaluate.best=kid").model)
+    absent = prepare(training(GAN + elbo + METRICS, "evaluate.best=mse").model)
+    assert "mse" in absent.unavailable
+    assert best_by(absent) == ""
 
 
 def test_measuring_changes_nothing_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,8 +366,7 @@ def test_a_run_is_measured_after_training_and_the_result_is_stored(runs: Path) -
     result = hybridgen.evaluate(run, metrics=["reconstruction-error"])
     assert result["values"]["reconstruction-error"] == pytest.approx(before["values"]["reconstruction-error"], rel=1e-6)
     assert compare(before, result, "reconstruction-error")
-    stored = newest(run)
-    assert stored is not None
+    stored = newest(run)[0]
     assert stored["values"] == result["values"]
     assert stored["protocol"] == json.loads(json.dumps(result["protocol"]))
     everything = hybridgen.evaluate(run)
@@ -363,6 +383,7 @@ def test_a_run_is_measured_after_training_and_the_result_is_stored(runs: Path) -
         (["--step", "3"], "no checkpoint of step 3"),
         (["evaluate.smples=3"], "did you mean `samples`"),
         (["data.use=toy2d"], "the model was trained on images of 1x8x8"),
+        (["data.split_seed=3"], "examples that the model was trained on"),
     ],
 )
 def test_what_is_wrong_with_an_evaluation(
@@ -388,14 +409,18 @@ def test_evaluate_and_compare_print_values_protocols_and_refusals(runs: Path, ca
     with pytest.raises(SystemExit, match="0"):
         main(["evaluate", str(b), "--metric", "psnr", "evaluate.split=train", "--json"])
     assert json.loads(capsys.readouterr().out)["protocol"]["split"] == "train"
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(SystemExit, match="0"):
         main(["compare", str(a), str(b)])
+    told = capsys.readouterr()
+    assert next(line for line in told.out.splitlines() if line.startswith("psnr")).split()[2] == "-"
+    assert "split validation against train" in told.err
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", str(a), str(b), "--metric", "psnr"])
     assert "split validation against train" in capsys.readouterr().err
 
 
 def test_protocols_are_flat_and_their_differences_symmetric(runs: Path) -> None:
-    evaluation = newest(sorted(runs.iterdir())[0])
-    assert evaluation is not None
+    evaluation = holding(newest(sorted(runs.iterdir())[0]), "psnr")
     protocol = protocol_of(evaluation, "psnr")
     assert protocol["data.use"] == "digits"
     assert differences(protocol, protocol) == {}

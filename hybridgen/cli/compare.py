@@ -18,11 +18,11 @@ Examples:
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Only this value; may be given several times.")
-@click.option("--root", default="runs", show_default=True, type=click.Path(), help="Folder that holds the runs.")
+@click.option("--runs", "root", default="runs", show_default=True, type=click.Path(), help="Folder that holds the runs.")
 def command(runs: tuple[str, ...], metrics: tuple[str, ...], root: str) -> None:
     """The newest evaluation of each RUN, one value a row. A value of another protocol than the first run's is refused."""
     from hybridgen.errors import UserError
-    from hybridgen.protocol import compare, newest
+    from hybridgen.protocol import compare, holding, newest
     from hybridgen.report.render import number, unit_of
     from hybridgen.run_folder import find_run
 
@@ -30,14 +30,16 @@ def command(runs: tuple[str, ...], metrics: tuple[str, ...], root: str) -> None:
         raise click.UsageError("compare wants at least two runs")
     folders = [find_run(run, root, trained=True) for run in runs]
     found = [_evaluated(newest(folder), folder) for folder in folders]
-    first = found[0]
-    names = list(metrics) or [name for name in first["values"] if any(name in other["values"] for other in found[1:])]
+    ours = dict.fromkeys(name for one in found[0] for name in one["values"])
+    theirs = {name for other in found[1:] for one in other for name in one["values"]}
+    names = list(metrics) or [name for name in ours if name in theirs]
     rows, refused = [], []
     for name in names:
+        first = holding(found[0], name)
         cells = [number(first["values"].get(name))]
         for folder, other in zip(folders[1:], found[1:], strict=True):
             try:
-                cells.append(number(compare(first, other, name)[1]))
+                cells.append(number(compare(first, holding(other, name), name)[1]))
             except UserError as error:
                 cells.append("-")
                 refused.append(f"{folder.name}: {error}")
@@ -45,7 +47,7 @@ def command(runs: tuple[str, ...], metrics: tuple[str, ...], root: str) -> None:
     if not any(cell != "-" for row in rows for cell in row[2:-1]):
         why = "\n  ".join(refused) or "they have no value in common"
         raise UserError(f"nothing of these runs compares:\n  {why}")
-    head = ("", *(folder.name for folder in folders), "")
+    head = ("", *(f"{folder.name} at {one[0]['step']:,}" for folder, one in zip(folders, found, strict=True)), "")
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, *rows):
         name, *cells, unit = row
@@ -55,9 +57,9 @@ def command(runs: tuple[str, ...], metrics: tuple[str, ...], root: str) -> None:
         click.echo(f"not compared: {line}", err=True)
 
 
-def _evaluated(evaluation: dict[str, Any] | None, folder: Path) -> dict[str, Any]:
+def _evaluated(evaluations: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     from hybridgen.errors import UserError
 
-    if evaluation is None:
+    if not evaluations:
         raise UserError(f"{folder} was never evaluated; write: hybridgen evaluate {folder}")
-    return evaluation
+    return evaluations

@@ -81,7 +81,10 @@ def evaluate(
     seed: Annotated[int, Field(ge=0, description="of the evaluation's noise, subsets and folds; apart from train.seed")] = 0,
     limit: Annotated[
         str | None,
-        Field(pattern=r"^[0-9]+(\.[0-9]+)?s$", description="longest evaluation; metrics not done by then have no value"),
+        Field(
+            pattern=r"^[0-9]+(\.[0-9]+)?s$",
+            description="longest evaluation, features aside; metrics not done by then have no value",
+        ),
     ] = "300s",
 ) -> None:
     """How metrics are used; `train.evaluate_every` says when."""
