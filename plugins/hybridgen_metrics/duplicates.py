@@ -81,11 +81,7 @@ class Duplicates:
             )
         near = self.share**2 * median
         copied = torch.cat([squared_distances(piece, real).amin(1) for piece in fake.split(self.chunk)])
-        self.remarks = []
-        if count < 1000:
-            self.remarks.append(
-                f"{count} samples of a side: repeats among more than about {count**2} different samples stay unseen"
-            )
+        self.remarks = [f"{count} samples of a side: shares below {1 / count:.1%} stay unseen"] if count < 100 else []
         shares = {"repeated": kth_squared_distance(fake, 1, self.chunk), "copied": copied, "real_repeated": of_real}
         return {name: float((distance < near).double().mean()) for name, distance in shares.items()}
 

@@ -37,12 +37,15 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     """|mean_a - mean_b|^2 + Tr(cov_a) + Tr(cov_b) - 2 |cov_a^(1/2) cov_b^(1/2)|_*, the last a sum of singular values.
 
     That sum is Tr (cov_a cov_b)^(1/2), and exact to rounding for singular covariances too. The eigenvalues of the product,
-    which torchmetrics takes, lose half of the digits there: zeros come back as 1e-16, whose roots are 1e-8.
+    which torchmetrics takes, lose half of the digits there: zeros come back as 1e-16, whose roots are 1e-8. What can't be told
+    from 0 is 0.
     Shapes: `e`, `e e` in float64.
     """
     overlap = torch.linalg.svdvals(_root(cov_a) @ _root(cov_b)).sum()
-    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap
-    return max(0.0, float(distance))
+    spread = cov_a.trace() + cov_b.trace()
+    distance = (mean_a - mean_b).square().sum() + spread - 2 * overlap
+    rounding = len(cov_a) * torch.finfo(cov_a.dtype).eps * spread
+    return float(distance) if distance > rounding else 0.0
 
 
 def _root(covariance: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -114,10 +114,10 @@ class PathLength:
 
     epsilon: measured in float32 on smooth decoders, 1e-2 is 0.4 % off the limit, 1e-3 0.04 %, 1e-4 up to 0.2 % (rounding).
 
-    The partner of a prior sample is the one before it in the stream; both ends have its label. The paper's distance is LPIPS
-    with VGG: here it is the squared distance of the feature network's embeddings, so numbers compare under one protocol only.
-    torchmetrics' perceptual_path_length refuses to run without torchvision, whichever network it is given, and starts all
-    paths at t = 0; hence the few lines here.
+    The partner of a prior sample is the one before it in the stream; both ends have its label, if any. The paper's distance
+    is LPIPS with VGG: here it is the squared distance of the feature network's embeddings, so numbers compare under one
+    protocol only. torchmetrics' perceptual_path_length refuses to run without torchvision, whichever network it is given, and
+    starts all paths at t = 0; hence the few lines here.
 
     Shapes: z_prior `b ...`; decode: z -> raw samples; embed: samples -> `b e`.
     Raises: Unmeasurable for fewer than 20 prior samples.
@@ -153,9 +153,7 @@ class PathLength:
         self.remarks: list[str] = []
         self._random = np.random.Generator(np.random.PCG64(self.seed))
 
-    def generated(
-        self, z_prior: Tensor, decode: Callable[[Tensor], Tensor], embed: Callable[[Tensor], Tensor], fake_label: Any = None
-    ) -> None:
+    def generated(self, z_prior: Tensor, decode: Callable[[Tensor], Tensor], embed: Callable[[Tensor], Tensor]) -> None:
         first = self.last is None
         before = z_prior[:1] if self.last is None else self.last
         other = torch.cat([before, z_prior[:-1]])
