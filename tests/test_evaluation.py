@@ -19,7 +19,7 @@ from hybridgen.checkpoint import latest, load_checkpoint
 from hybridgen.cli import main
 from hybridgen.data import Arrays
 from hybridgen.errors import RecipeError, Unmeasurable, UserError
-from hybridgen.evaluation import Evaluation, best_by, prepare
+from hybridgen.evaluation import Evaluation, _plain, best_by, prepare
 from hybridgen.protocol import compare, differences, holding, newest, protocol_of, sentences
 from hybridgen.registry import Registry, load_registry
 from hybridgen.step import Training
@@ -425,6 +425,16 @@ def test_protocols_are_flat_and_their_differences_symmetric(runs: Path) -> None:
     assert protocol["data.use"] == "digits"
     assert differences(protocol, protocol) == {}
     assert differences({"a": 1}, {"b": 1}) == {"a": (1, None), "b": (None, 1)}
+
+
+def test_a_file_among_the_options_stands_in_the_protocol_by_its_content(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "weights.pth").write_bytes(b"one")
+    first = _plain((tmp_path / "a" / "weights.pth", 3))
+    assert first == _plain((tmp_path / "b" / "weights.pth", 3))
+    (tmp_path / "b" / "weights.pth").write_bytes(b"other")
+    assert first != _plain((tmp_path / "b" / "weights.pth", 3))
 
 
 def test_a_labelled_sample_has_a_class_drawn_as_often_as_the_data_have_it(training: Make) -> None:
