@@ -37,6 +37,9 @@ MOST_SAMPLES = 10_000
 REAL = frozenset({"x", "tokens", "mask", "factors"})
 """Leaves that only real examples have, so that nothing of generated samples may ask for them."""
 
+SCHEME = 1
+"""Part of every protocol: raised when the same protocol would give other numbers, so that old ones don't compare with new."""
+
 BLOCK = 256
 """Samples whose noise is drawn at once."""
 
@@ -283,6 +286,7 @@ class Evaluation:
             }
         seen = {m.features for m in self.measures if m.features}
         return {
+            "scheme": SCHEME,
             "split": split,
             "held_out": len(arrays),
             "seed": recipe.evaluate.seed,
@@ -333,6 +337,12 @@ def prepare(model: Model, *, frequencies: Sequence[float] | None = None, optiona
             if spec.name not in optional:
                 raise
             evaluation.unavailable[spec.name] = error.problems[0].what
+        except Exception as error:  # a fault of the metric's own: say whose, and measure the others
+            what = f"metric '{spec.component.name}' can't be asked: {told(error)}"
+            if spec.name not in optional:
+                problem = Problem(what, model.recipe.where(spec.path), spec.path, plugin=spec.component.plugin)
+                raise RecipeError([problem]) from error
+            evaluation.unavailable[spec.name] = what
     _check_best(evaluation)
     return evaluation
 
@@ -515,7 +525,12 @@ def _file(path: Path, changed: int) -> str:
 def _numbers(name: str, value: Any) -> dict[str, float]:
     """What a metric computed, flat. Raises Unmeasurable for a NaN."""
     entries = {f"{name}.{entry}": v for entry, v in value.items()} if isinstance(value, Mapping) else {name: value}
-    found = {key: float(v) for key, v in entries.items()}
+    found = {}
+    for key, v in entries.items():
+        try:
+            found[key] = float(v)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"`compute` gave {type(v).__name__} for {key}, expected one number ({error})") from error
     if wrong := [key for key, v in found.items() if math.isnan(v)]:
         raise Unmeasurable(f"{', '.join(wrong)} came out as NaN")
     return found

@@ -110,6 +110,14 @@ def holding(evaluations: Sequence[Record], metric: str) -> Record:
     return next((one for one in evaluations if metric in one["values"]), evaluations[0])
 
 
+def agreeing(evaluations: Sequence[Record], other: Record, metric: str) -> Record:
+    """The first of evaluations whose value of a metric compares with another's; else the first that has a value."""
+    wanted = protocol_of(other, metric.partition(".")[0])
+    having = [one for one in evaluations if metric in one["values"]]
+    alike = [one for one in having if protocol_of(one, metric.partition(".")[0]) == wanted]
+    return next(iter(alike or having), evaluations[0])
+
+
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in table.items():

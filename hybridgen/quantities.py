@@ -558,6 +558,8 @@ def _features(judgement: Any, *, critic: str) -> list[Tensor]:
 
 
 def _embedding(seen: tuple[Tensor, Tensor | None]) -> Tensor:
+    if not isinstance(seen, (tuple, list)) or len(seen) != 2:
+        raise TypeError(f"features return (embedding, logits or None), these returned {type(seen).__name__}")
     return seen[0].float()
 
 

@@ -409,14 +409,18 @@ def test_evaluate_and_compare_print_values_protocols_and_refusals(runs: Path, ca
     with pytest.raises(SystemExit, match="0"):
         main(["evaluate", str(b), "--metric", "psnr", "evaluate.split=train", "--json"])
     assert json.loads(capsys.readouterr().out)["protocol"]["split"] == "train"
-    with pytest.raises(SystemExit, match="0"):
+    with pytest.raises(SystemExit, match="0"):  # the older one that agrees
         main(["compare", str(a), str(b)])
-    told = capsys.readouterr()
-    assert next(line for line in told.out.splitlines() if line.startswith("psnr")).split()[2] == "-"
-    assert "split validation against train" in told.err
+    assert next(x for x in capsys.readouterr().out.splitlines() if x.startswith("psnr")) == line
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", str(a), "--metric", "ssim", "evaluate.split=train"])
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", str(b), "--metric", "ssim"])
     with pytest.raises(SystemExit, match="2"):
-        main(["compare", str(a), str(b), "--metric", "psnr"])
-    assert "split validation against train" in capsys.readouterr().err
+        main(["compare", str(a), str(b), "--metric", "ssim"])
+    assert "split train against validation" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", str(a), "--metric", "codebook"])
 
 
 def test_protocols_are_flat_and_their_differences_symmetric(runs: Path) -> None:

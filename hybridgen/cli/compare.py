@@ -22,7 +22,7 @@ Examples:
 def command(runs: tuple[str, ...], metrics: tuple[str, ...], root: str) -> None:
     """The newest evaluation of each RUN, one value a row. A value of another protocol than the first run's is refused."""
     from hybridgen.errors import UserError
-    from hybridgen.protocol import compare, holding, newest
+    from hybridgen.protocol import agreeing, compare, holding, newest
     from hybridgen.report.render import number, unit_of
     from hybridgen.run_folder import find_run
 
@@ -39,7 +39,7 @@ def command(runs: tuple[str, ...], metrics: tuple[str, ...], root: str) -> None:
         cells = [number(first["values"].get(name))]
         for folder, other in zip(folders[1:], found[1:], strict=True):
             try:
-                cells.append(number(compare(first, holding(other, name), name)[1]))
+                cells.append(number(compare(first, agreeing(other, first, name), name)[1]))
             except UserError as error:
                 cells.append("-")
                 refused.append(f"{folder.name}: {error}")

@@ -62,6 +62,8 @@ def command(
             folder, overrides, metrics=metrics, step=step, best=best, device=device, registry=registry, progress=progress
         )
     click.echo(json.dumps(writable(record), indent=2) if as_json else table(folder.name, record))
+    if metrics and not record["values"]:
+        ctx.exit(2)  # what was asked for by name has no number; the reason stands above
 
 
 def table(run: str, record: Mapping[str, Any]) -> str:

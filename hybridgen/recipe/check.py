@@ -523,7 +523,8 @@ class _Checker:
                 if part not in self._part_paths():
                     self._problem(f"players.{player}", f"there is no part '{part}'", guess(part, self._part_paths()))
         best = evaluate.best if evaluate is not None else None
-        if best is not None and best.partition(".")[0] not in (self.merged.tree.get("metric") or {}):
+        written = self.merged.tree.get("metric")
+        if best is not None and best.partition(".")[0] not in (written if isinstance(written, dict) else {}):
             hint = f'{guess(best, list(metrics))}; best = "" leaves it to the default'
             self._problem("evaluate.best", f"there is no [metric.{best}]", hint)
 
