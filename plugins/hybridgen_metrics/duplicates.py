@@ -10,9 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from hybridgen.errors import Unmeasurable
-from hybridgen_metrics.embeddings import exact_device, refuse_few
+from hybridgen_metrics.embeddings import Sides
 from hybridgen_metrics.neighbours import centred, kth_squared_distance, squared_distances
-from hybridgen_metrics.reservoir import Reservoir
 
 
 class Duplicates:
@@ -55,24 +54,21 @@ class Duplicates:
         self.reset()
 
     def reset(self) -> None:
-        self.real, self.fake = Reservoir(self.most, self.seed), Reservoir(self.most, self.seed)
-        self.device = torch.device("cpu")
+        self.sides = Sides(self.most, self.seed)
         self.remarks: list[str] = []
 
     def update(self, x: Tensor) -> None:
-        self.real.add(self._small(x))
-        self.device = exact_device(x)
+        self.sides.add_real(self._small(x))
 
     def generated(self, fake: Tensor) -> None:
-        self.fake.add(self._small(fake))
+        self.sides.add_fake(self._small(fake))
 
     def compute(self) -> dict[str, float]:
-        refuse_few(self.real.seen, self.fake.seen, least=10, why="a share")
-        real, fake = self.real.rows()[0], self.fake.rows()[0]
+        real, fake = self.sides.rows(least=10, why="a share")
         count = min(len(real), len(fake))
         random = torch.Generator().manual_seed(self.seed)
         real, fake = (rows[torch.randperm(len(rows), generator=random)[:count]] for rows in (real, fake))
-        real, fake, equal = centred(real, fake, self.device)
+        real, fake, equal = centred(real, fake, self.sides.device)
         of_real = kth_squared_distance(real, 1, self.chunk)
         median = float(of_real.median())
         if median <= equal:

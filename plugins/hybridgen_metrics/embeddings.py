@@ -6,11 +6,32 @@ import torch
 from torch import Tensor
 
 from hybridgen.errors import Unmeasurable
+from hybridgen_metrics.reservoir import Reservoir
 
 
 def exact_device(x: Tensor) -> torch.device:
     """Where float64 sums of `x` are made: its own device, or the CPU where that one (mps) has no float64."""
     return torch.device("cpu") if x.device.type == "mps" else x.device
+
+
+class Sides:
+    """Real and generated rows of a stream, at most `most` of each; `device` is where what is computed of them belongs."""
+
+    def __init__(self, most: int, seed: int) -> None:
+        self.real, self.fake = Reservoir(most, seed), Reservoir(most, seed)
+        self.device = torch.device("cpu")
+
+    def add_real(self, rows: Tensor) -> None:
+        self.real.add(rows)
+        self.device = exact_device(rows)
+
+    def add_fake(self, rows: Tensor) -> None:
+        self.fake.add(rows)
+
+    def rows(self, *, least: int, why: str) -> tuple[Tensor, Tensor]:
+        """What is kept of both, `n ...` and `m ...` on the CPU. Raises Unmeasurable where a side saw fewer than `least`."""
+        refuse_few(self.real.seen, self.fake.seen, least=least, why=why)
+        return self.real.rows()[0], self.fake.rows()[0]
 
 
 def refuse_few(real: int, other: int, *, least: int, why: str, name: str = "generated") -> None:

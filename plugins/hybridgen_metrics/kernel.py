@@ -9,9 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hybridgen_metrics.embeddings import exact_device, refuse_constant, refuse_few
+from hybridgen_metrics.embeddings import Sides, refuse_constant
 from hybridgen_metrics.frechet import Same
-from hybridgen_metrics.reservoir import Reservoir
 
 
 class KID:
@@ -47,21 +46,19 @@ class KID:
         self.reset()
 
     def reset(self) -> None:
-        self.real, self.fake = Reservoir(self.most, self.seed), Reservoir(self.most, self.seed)
-        self.device = torch.device("cpu")
+        self.sides = Sides(self.most, self.seed)
 
     def update(self, real_embedding: Tensor) -> None:
-        self.real.add(real_embedding)
-        self.device = exact_device(real_embedding)
+        self.sides.add_real(real_embedding)
 
     def generated(self, fake_embedding: Tensor) -> None:
-        self.fake.add(fake_embedding)
+        self.sides.add_fake(fake_embedding)
 
     def compute(self) -> dict[str, float]:
         from torchmetrics.image.kid import KernelInceptionDistance
 
-        refuse_few(self.real.seen, self.fake.seen, least=self.subset_size, why=f"subset_size = {self.subset_size}")
-        real, fake = (side.rows()[0].to(self.device, torch.float64) for side in (self.real, self.fake))
+        kept = self.sides.rows(least=self.subset_size, why=f"subset_size = {self.subset_size}")
+        real, fake = (rows.to(self.sides.device, torch.float64) for rows in kept)
         refuse_constant(real.var(0), real.square().mean(0))
         # it warns of its buffer, which is bounded here, and draws its subsets with torch.randperm, on the CPU
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):

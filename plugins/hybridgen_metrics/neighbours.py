@@ -8,8 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hybridgen_metrics.embeddings import exact_device, refuse_constant, refuse_few
-from hybridgen_metrics.reservoir import Reservoir
+from hybridgen_metrics.embeddings import Sides, refuse_constant
 
 Most = Annotated[int, Field(ge=2, description="samples of a side that are kept, drawn evenly")]
 Chunk = Annotated[int, Field(ge=1, description="samples compared at once with all others: memory, not the result")]
@@ -88,19 +87,17 @@ class PrecisionRecall:
         self.reset()
 
     def reset(self) -> None:
-        self.real, self.fake = Reservoir(self.most, self.seed), Reservoir(self.most, self.seed)
-        self.device = torch.device("cpu")
+        self.sides = Sides(self.most, self.seed)
         self.remarks: list[str] = []
 
     def update(self, real_embedding: Tensor) -> None:
-        self.real.add(real_embedding)
-        self.device = exact_device(real_embedding)
+        self.sides.add_real(real_embedding)
 
     def generated(self, fake_embedding: Tensor) -> None:
-        self.fake.add(fake_embedding)
+        self.sides.add_fake(fake_embedding)
 
     def compute(self) -> dict[str, float]:
-        real, fake, equal = _sides(self.real, self.fake, self.k, self.device)
+        real, fake, equal = _measurable(self.sides, self.k)
         self.remarks = _count_remarks(len(real), len(fake))
         among_real, _ = balls_hit(fake, real, kth_squared_distance(real, self.k, self.chunk), equal, self.chunk)
         among_fake, _ = balls_hit(real, fake, kth_squared_distance(fake, self.k, self.chunk), equal, self.chunk)
@@ -139,29 +136,26 @@ class DensityCoverage:
         self.reset()
 
     def reset(self) -> None:
-        self.real, self.fake = Reservoir(self.most, self.seed), Reservoir(self.most, self.seed)
-        self.device = torch.device("cpu")
+        self.sides = Sides(self.most, self.seed)
         self.remarks: list[str] = []
 
     def update(self, real_embedding: Tensor) -> None:
-        self.real.add(real_embedding)
-        self.device = exact_device(real_embedding)
+        self.sides.add_real(real_embedding)
 
     def generated(self, fake_embedding: Tensor) -> None:
-        self.fake.add(fake_embedding)
+        self.sides.add_fake(fake_embedding)
 
     def compute(self) -> dict[str, float]:
-        real, fake, equal = _sides(self.real, self.fake, self.k, self.device)
+        real, fake, equal = _measurable(self.sides, self.k)
         self.remarks = _count_remarks(len(real), len(fake))
         of_fake, of_real = balls_hit(fake, real, kth_squared_distance(real, self.k, self.chunk), equal, self.chunk)
         return {"density": float(of_fake.double().mean()) / self.k, "coverage": _share(of_real > 0)}
 
 
-def _sides(real: Reservoir, fake: Reservoir, k: int, device: torch.device) -> tuple[Tensor, Tensor, float]:
-    refuse_few(real.seen, fake.seen, least=k + 1, why=f"a neighbour number k = {k}")
-    a, b = real.rows()[0], fake.rows()[0]
-    refuse_constant(a.double().var(0), a.double().square().mean(0))
-    return centred(a, b, device)
+def _measurable(sides: Sides, k: int) -> tuple[Tensor, Tensor, float]:
+    real, fake = sides.rows(least=k + 1, why=f"a neighbour number k = {k}")
+    refuse_constant(real.double().var(0), real.double().square().mean(0))
+    return centred(real, fake, sides.device)
 
 
 def _count_remarks(real: int, fake: int) -> list[str]:

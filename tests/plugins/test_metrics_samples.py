@@ -462,7 +462,7 @@ def test_duplicates_see_a_noisy_copy_of_a_large_picture_and_no_other_picture() -
     metric = Duplicates((1, 128, 128), 0)
     found = measured(metric, real, fake, 16)
     assert found == {"repeated": 0, "copied": 0.5, "real_repeated": 0}
-    assert metric.real.rows()[0].shape == (60, 32 * 32)
+    assert metric.sides.real.rows()[0].shape == (60, 32 * 32)
     assert "60 samples" in metric.remarks[0]
 
 
