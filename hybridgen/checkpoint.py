@@ -8,7 +8,6 @@ read here can execute code.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hybridgen.errors import RunError
+from hybridgen.files import sha256
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
@@ -59,7 +59,7 @@ def save_checkpoint(
         if ema is not None:
             _save_tensors(ema, temporary / "ema.safetensors")
         torch.save(dict(training), temporary / "training.pt")
-        files = {p.name: {"sha256": _digest(p), "bytes": p.stat().st_size} for p in sorted(temporary.iterdir())}
+        files = {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(temporary.iterdir())}
         manifest = {"format": FORMAT, "step": step, "files": files, "metadata": dict(metadata)}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for path in (*temporary.iterdir(), temporary):
@@ -90,11 +90,6 @@ def _why(folder: Path, error: BaseException) -> str:
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """safetensors refuses views and shared memory, so each tensor is saved as a contiguous copy of its own."""
     save_file({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, path)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:
@@ -128,7 +123,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         for name, facts in manifest["files"].items():
             file = path / name
-            if file.stat().st_size != facts["bytes"] or _digest(file) != facts["sha256"]:
+            if file.stat().st_size != facts["bytes"] or sha256(file) != facts["sha256"]:
                 return None
     except (OSError, ValueError, KeyError):
         return None

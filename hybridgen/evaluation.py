@@ -24,9 +24,11 @@ from torch import Tensor, nn
 from hybridgen import randomness
 from hybridgen.data import Arrays, batches_in_order
 from hybridgen.errors import Problem, RecipeError, Unmeasurable, UserError
+from hybridgen.files import sha256
 from hybridgen.graph import Call, Env, Graph, nodes
 from hybridgen.model import Model, construct, shared_facts, told
 from hybridgen.names import FEATURE_QUANTITIES
+from hybridgen.protocol import stated
 from hybridgen.quantities import Missing, Scope
 from hybridgen.recipe import Metric, Part
 from hybridgen.signature import asks
@@ -352,7 +354,7 @@ def _measure(evaluation: Evaluation, spec: Metric) -> Measure:
     model, recipe, wiring = evaluation.model, evaluation.model.recipe, evaluation.model.wiring
     facts = shared_facts(model) | {"seed": recipe.evaluate.seed}
     metric = construct(spec.component, spec.options, facts, path=spec.path, where=recipe.where(spec.path))
-    critic = spec.discriminator or (next(iter(recipe.critics)) if len(recipe.critics) == 1 else "")
+    critic = spec.discriminator or wiring.critic_of(spec.path)
     scope = Scope(spec.path, spec.inputs, critic)
     measure = Measure(spec, metric)
     methods = [method for name in ("update", "generated") if (method := getattr(metric, name, None)) is not None]
@@ -426,9 +428,7 @@ def best_by(evaluation: Evaluation) -> str:
 
 def direction_of(better: Mapping[str, Any], metric: str) -> bool | None:
     """Whether higher is better for "fid" or "kid.mean"; None where neither is."""
-    name, _, entry = metric.partition(".")
-    direction = better.get(name)
-    found = direction.get(entry) if isinstance(direction, Mapping) else direction
+    found = stated(better, metric)
     return None if found is None else bool(found)
 
 
@@ -518,8 +518,7 @@ def _plain(value: Any) -> Any:
 @lru_cache(maxsize=64)
 def _file(path: Path, changed: int) -> str:
     """A file that a metric reads, by name and content: where it lies makes no difference to the number."""
-    with path.open("rb") as file:
-        return f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    return f"{path.name} {sha256(path)[:16]}"
 
 
 def _numbers(name: str, value: Any) -> dict[str, float]:

@@ -56,7 +56,8 @@ def writable(value: Any) -> Any:
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-def _readable(event: dict[str, Any]) -> dict[str, Any]:
+def readable(event: dict[str, Any]) -> dict[str, Any]:
+    """An event as it was before `writable`."""
     values = event.get("values")
     if isinstance(values, dict):
         event["values"] = {k: _SPECIAL.get(v, v) if isinstance(v, str) else v for k, v in values.items()}
@@ -65,10 +66,10 @@ def _readable(event: dict[str, Any]) -> dict[str, Any]:
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Every complete event of a record; a line torn by a kill is left out."""
-    return parsed_events(path.read_text(encoding="utf-8", errors="replace"))
+    return _parsed(path.read_text(encoding="utf-8", errors="replace"))
 
 
-def parsed_events(text: str) -> list[dict[str, Any]]:
+def _parsed(text: str) -> list[dict[str, Any]]:
     """The events in lines of JSON; lines that are none are left out."""
     events = []
     for line in text.splitlines():
@@ -77,7 +78,7 @@ def parsed_events(text: str) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
         if isinstance(event, dict) and "event" in event:
-            events.append(_readable(event))
+            events.append(readable(event))
     return events
 
 
@@ -97,4 +98,4 @@ def last_events(path: Path, size: int = 65536) -> list[dict[str, Any]]:
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return []
-    return parsed_events(text)
+    return _parsed(text)

@@ -1,7 +1,8 @@
-"""Files that a reader sees whole or not at all. Starts no torch."""
+"""Files that a reader sees whole or not at all, and what they hold. Starts no torch."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -23,3 +24,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RunError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hex, as sha256sum tells it. Raises OSError where it can't be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridgen.errors import UserError
-from hybridgen.events import parsed_events, read_events
+from hybridgen.events import read_events, readable
 
 Record = Mapping[str, Any]
 
@@ -100,9 +100,16 @@ def newest(folder: Path) -> list[dict[str, Any]]:
         found = [event for event in read_events(folder / "metrics.jsonl") if event["event"] == "evaluation"]
     for path in sorted((folder / "evaluations").glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
-            found += parsed_events(json.dumps(json.loads(path.read_text(encoding="utf-8"))))
+            found.append(readable(json.loads(path.read_text(encoding="utf-8"))))
     found.sort(key=lambda event: -event["time"])
     return [event for event in found if event["step"] == found[0]["step"]]
+
+
+def stated(table: Mapping[str, Any], value: str) -> Any:
+    """What a metric states (a unit, a direction) of its value "fid" or "kid.mean": for that entry, or for all alike."""
+    metric, _, entry = value.partition(".")
+    found = table.get(metric)
+    return found.get(entry) if isinstance(found, Mapping) else found
 
 
 def holding(evaluations: Sequence[Record], metric: str) -> Record:
@@ -113,9 +120,8 @@ def holding(evaluations: Sequence[Record], metric: str) -> Record:
 def agreeing(evaluations: Sequence[Record], other: Record, metric: str) -> Record:
     """The first of evaluations whose value of a metric compares with another's; else the first that has a value."""
     wanted = protocol_of(other, metric.partition(".")[0])
-    having = [one for one in evaluations if metric in one["values"]]
-    alike = [one for one in having if protocol_of(one, metric.partition(".")[0]) == wanted]
-    return next(iter(alike or having), evaluations[0])
+    alike = (one for one in evaluations if metric in one["values"] and protocol_of(one, metric.partition(".")[0]) == wanted)
+    return next(alike, holding(evaluations, metric))
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -356,10 +356,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def of(runs: Path, index: int) -> Path:
-    return sorted(runs.iterdir(), key=lambda path: path.stat().st_mtime_ns)[index]
-
-
 def test_a_run_is_measured_after_training_and_the_result_is_stored(runs: Path) -> None:
     run = sorted(runs.iterdir())[0]
     before = [e for e in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if e["event"] == "evaluation"][-1]

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hybridgen.protocol import sentences
+from hybridgen.protocol import sentences, stated
 from hybridgen.report.state import State, Term
 from hybridgen.report.strip import strip
 
@@ -214,10 +214,7 @@ def values_table(state: State) -> RenderableType | None:
 
 def unit_of(event: Mapping[str, Any], name: str) -> str:
     """The unit of a value and which way is better: "nats, higher"."""
-    metric, _, entry = name.partition(".")
-    unit, better = event.get("units", {}).get(metric, ""), event.get("higher_is_better", {}).get(metric)
-    unit = unit.get(entry, "") if isinstance(unit, Mapping) else unit
-    better = better.get(entry) if isinstance(better, Mapping) else better
+    unit, better = stated(event.get("units", {}), name), stated(event.get("higher_is_better", {}), name)
     return ", ".join(text for text in (unit, "" if better is None else "higher" if better else "lower") if text)
 
 

@@ -30,9 +30,3 @@ def digest(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
 
 def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, as sha256sum tells it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hybridgen.data import Arrays, SampleSpec
 from hybridgen.errors import PluginError
+from hybridgen.files import sha256
 from hybridgen_features import cache
 from hybridgen_features.pictures import check, in_pieces, three_channels, to_bytes
 from hybridgen_losses.backbones import read_state
@@ -238,7 +239,7 @@ class Inception(nn.Module):
                 f"inception: {path} does not hold the weights that FID uses, the tensors of {FILE} (1008 classes, no "
                 f"auxiliary classifier; torchvision's own are others): {what} ..."
             ) from error
-        self.digest = cache.file_digest(path)
+        self.digest = sha256(path)
         self.trunk = trunk
         self.eval().requires_grad_(False)
 
@@ -293,7 +294,7 @@ def fetched(tell: Callable[[str], None]) -> Path:
     """
     path = cache.folder() / FILE
     if path.is_file():
-        if cache.file_digest(path) == SHA256:
+        if sha256(path) == SHA256:
             return path
         tell(f"{path} is damaged; fetching it again")
     by_hand = f'fetch it by hand and write `weights = "PATH/{FILE}"` instead of `download`'
@@ -301,7 +302,7 @@ def fetched(tell: Callable[[str], None]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _copy(temporary, tell)
-        found = cache.file_digest(temporary)
+        found = sha256(temporary)
         if found != SHA256:
             raise PluginError(f"what {URL} gave is not the file it should be (SHA-256 {found}, expected {SHA256}); {by_hand}")
         temporary.replace(path)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridgen_features import cache
+from hybridgen.files import sha256
 from hybridgen_features.pictures import check, in_pieces, three_channels, to_bytes
 from hybridgen_losses.backbones import read_state
 
@@ -51,7 +51,7 @@ class Timm(nn.Module):
         with torch.device("cpu"):
             state = read_state(weights)
         self.network: Any
-        self.name, self.version, self.digest = network, timm.__version__, cache.file_digest(weights)
+        self.name, self.version, self.digest = network, timm.__version__, sha256(weights)
         self.network = constructed(timm, network, state, weights, size)
         config = self.network.pretrained_cfg
         self.classes = int(self.network.num_classes)

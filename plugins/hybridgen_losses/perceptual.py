@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hybridgen.errors import RunError
+from hybridgen.files import sha256
 from hybridgen_losses.backbones import Backbone
 from hybridgen_losses.program import Program
 from hybridgen_losses.structure import picture_sides
@@ -102,7 +102,8 @@ class Perceptual(nn.Module):
         self.register_buffer("std", torch.tensor(scale).reshape(-1, 1, 1), persistent=False)
         # in a tuple it is no submodule: not counted, averaged, saved or put into training mode; `_apply` moves it
         self._network = (seen.to("meta") if dry else seen,)
-        self._digest = torch.zeros(0, dtype=torch.uint8, device="cpu") if dry else _digest(weights)
+        content = b"" if dry else bytes.fromhex(sha256(weights))
+        self._digest = torch.tensor(list(content), dtype=torch.uint8, device="cpu")
 
     def forward(self, x: Tensor, recon: Tensor) -> Tensor:
         distances = [self._distance(a.detach(), b) for a, b in zip(self._features(x), self._features(recon), strict=True)]
@@ -168,8 +169,3 @@ def _numbers(name: str, given: tuple[float, ...], channels: int) -> tuple[float,
             f"perceptual: {name} has {len(numbers)} numbers; write one for each of {channels} channels, or one for all"
         )
     return numbers
-
-
-def _digest(path: Path) -> Tensor:
-    with path.open("rb") as file:
-        return torch.tensor(list(hashlib.file_digest(file, "sha256").digest()), dtype=torch.uint8, device="cpu")
