@@ -87,6 +87,10 @@ class Wiring:
             "recon": partial(self._activated, "recon"),
             "fake": partial(self._activated, "fake"),
             "fake_code": self._fake_code,
+            "fake_posterior": self._fake_posterior,
+            "fake_z": self._fake_z,
+            "fake_recon_raw": partial(self._decoded, "fake_recon_raw", "fake_z"),
+            "fake_recon": partial(self._activated, "fake_recon"),
             "decode": partial(self._view, "decode", "decoder", "z"),
             "encode": partial(self._view, "encode", "encoder", "x"),
             "decoder_weights": partial(self._weights, "decoder_weights", "decoder"),
@@ -288,9 +292,19 @@ class Wiring:
         latent = self._part("latent")
         return Definition("posterior", self.arguments(_method(latent, "posterior"), Scope("latent")), "latent", "posterior")
 
+    def _fake_posterior(self) -> Definition:
+        code = self.key("fake_code", Scope("latent"))
+        method = _method(self._part("latent"), "posterior")
+        arguments = self.arguments(method, Scope("latent", {"code": code}))
+        return Definition("fake_posterior", arguments, "latent", "posterior")
+
     def _z(self) -> Definition:
         posterior = self.key("posterior", Scope("latent"))
         return Definition("z", (("source", posterior), ("noise", self._latent_noise("z"))), function=_sample)
+
+    def _fake_z(self) -> Definition:
+        posterior = self.key("fake_posterior", Scope("latent"))
+        return Definition("fake_z", (("source", posterior), ("noise", self._latent_noise("fake_z"))), function=_sample)
 
     def _prior(self) -> Definition:
         return Definition("prior", self.arguments(self._prior_method(), Scope("latent")), "latent", "prior")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from functools import partial
 from types import SimpleNamespace
@@ -63,6 +64,35 @@ def close(a: dict[str, Tensor], b: dict[str, Tensor], **tolerance: float) -> Non
     assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(a[name], b[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
+
+
+def steps(state: Training, first: int, last: int, size: int = 8) -> dict[str, Tensor]:
+    """Steps of a run, each update on a batch of its own; returns the last one's values."""
+    values: dict[str, Tensor] = {}
+    for step in range(first, last + 1):
+        data = [batch(size, 100 * step + i, state.model.spec) for i in range(state.train.critic_steps)]
+        values = train_step(state, data, step)
+    return values
+
+
+def everything(state: Training) -> dict[str, Tensor]:
+    """Every parameter and buffer, of the model and of its average."""
+    kept = {k: v.detach().clone() for k, v in state.model.state_dict().items()}
+    averaged = {f"ema {p}/{k}": v.clone() for p, m in state.averaged.items() for k, v in m.state_dict().items()}
+    return kept | averaged
+
+
+def hand_over(state: Training, other: Training) -> None:
+    """What a checkpoint holds of one, through a file, into another."""
+    averaged = {p: m.state_dict() for p, m in state.averaged.items()}
+    saved = io.BytesIO()
+    torch.save({"model": state.model.state_dict(), "ema": averaged, "training": state.state_dict()}, saved)
+    saved.seek(0)
+    loaded = torch.load(saved, weights_only=True)
+    other.model.load_state_dict(loaded["model"])
+    for path, module in other.averaged.items():
+        module.load_state_dict(loaded["ema"][path])
+    other.load_state_dict(loaded["training"])
 
 
 def captured(state: Training, step: int = 1, size: int = 8) -> dict[str, Tensor]:

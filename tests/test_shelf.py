@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from common import EAGER, FIXTURES, SGD, SPEC, batch, captured, close, isolated
+from common import EAGER, FIXTURES, SGD, SPEC, captured, close, everything, hand_over, isolated, steps
 from torch import Tensor
 
 from hybridgen.data import SampleSpec
@@ -26,7 +25,7 @@ from hybridgen.precision import Choices
 from hybridgen.recipe import load_recipe
 from hybridgen.registry import load_registry
 from hybridgen.signature import REQUIRED, constructor, convert
-from hybridgen.step import Training, compiled, train_step
+from hybridgen.step import Training, compiled
 
 AREAS = {
     path.stem: importlib.import_module(f"shelf.{path.stem}") for path in sorted((Path(__file__).parent / "shelf").glob("*.py"))
@@ -61,22 +60,6 @@ def make(folder: Path) -> Make:
         return Training(build(load_recipe(path, overrides, registry=registry), spec), choices)
 
     return made
-
-
-def steps(state: Training, first: int, last: int, size: int = 8) -> dict[str, Tensor]:
-    per_step = state.train.critic_steps
-    values: dict[str, Tensor] = {}
-    for step in range(first, last + 1):
-        data = [batch(size, 100 * step + i, state.model.spec) for i in range(per_step)]
-        values = train_step(state, data, step)
-    return values
-
-
-def everything(state: Training) -> dict[str, Tensor]:
-    """Every parameter and buffer, of the model and of its average."""
-    kept = {k: v.detach().clone() for k, v in state.model.state_dict().items()}
-    averaged = {f"ema {p}/{k}": v.clone() for p, m in state.averaged.items() for k, v in m.state_dict().items()}
-    return kept | averaged
 
 
 def coupled(state: Training) -> bool:
@@ -132,15 +115,7 @@ def test_it_resumes_bit_for_bit_with_whatever_state_it_keeps(case: str, make: Ma
     whole, first, second = make(case), make(case), make(case)
     steps(whole, 1, 4)
     steps(first, 1, 2)
-    saved = io.BytesIO()
-    averaged = {p: m.state_dict() for p, m in first.averaged.items()}
-    torch.save({"model": first.model.state_dict(), "ema": averaged, "training": first.state_dict()}, saved)
-    saved.seek(0)
-    loaded = torch.load(saved, weights_only=True)
-    second.model.load_state_dict(loaded["model"])
-    for path, module in second.averaged.items():
-        module.load_state_dict(loaded["ema"][path])
-    second.load_state_dict(loaded["training"])
+    hand_over(first, second)
     steps(second, 3, 4)
     close(everything(second), everything(whole), rtol=0, atol=0, equal_nan=True)
 

@@ -33,7 +33,10 @@ def command(ctx: click.Context, what: str, runs: str, as_json: bool) -> None:
     kind = next((one for one, plural in PLURALS.items() if what in (one, plural)), "")
     sections: dict[str, list[dict[str, Any]]] = {}
     if what in ("all", "recipes"):
-        sections["recipes"] = _recipes(registry)
+        recipes = _recipes(registry)
+        for family in dict.fromkeys(row["family"] for row in recipes):
+            title = f"recipes: {family}" if family else "recipes"
+            sections[title] = [{k: row[k] for k in ("name", "what", "plugin")} for row in recipes if row["family"] == family]
     if what in ("all", "components"):
         for one in KINDS:
             sections[f"{one} components"] = _components(registry, one)
@@ -56,12 +59,19 @@ def command(ctx: click.Context, what: str, runs: str, as_json: bool) -> None:
 
 
 def _recipes(registry: Any) -> list[dict[str, Any]]:
+    from hybridgen.errors import RecipeError
+    from hybridgen.recipe.merge import merge
+
     rows = []
     for name, file in sorted(registry.recipes().items()):
         text = file.path.read_text(encoding="utf-8")
         first = next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")), "")
-        rows.append({"name": name, "what": first, "plugin": file.plugin})
-    return rows
+        try:
+            family = str(merge(name, (), registry).tree.get("family", ""))
+        except RecipeError:  # `check` says what is wrong with it
+            family = ""
+        rows.append({"family": family, "name": name, "what": first, "plugin": file.plugin})
+    return sorted(rows, key=lambda row: (not row["family"], row["family"], row["name"]))
 
 
 def _components(registry: Any, kind: str) -> list[dict[str, Any]]:

@@ -22,7 +22,21 @@ from hybridgen.recipe.values import description, guess, place, plain, read_typed
 from hybridgen.registry import Component, LookupFailure, Registry, load_registry
 from hybridgen.signature import Constructor, constructor, is_path, shown, validate
 
-TOP = ("name", "plugins", "data", "encoder", "decoder", "latent", *KEYED, "optim", "train", "players", "report", "evaluate")
+TOP = (
+    "name",
+    "family",
+    "plugins",
+    "data",
+    "encoder",
+    "decoder",
+    "latent",
+    *KEYED,
+    "optim",
+    "train",
+    "players",
+    "report",
+    "evaluate",
+)
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
 DEFAULT = Origin("default")
@@ -65,6 +79,7 @@ class _Checker:
                 self._problem(key, f"there is no table or key `{key}`", hint)
         self._requirements()
         name = self._name()
+        family = self._family()
         data = self._data()
         latent, encoder, decoder = (self._part(kind, kind) for kind in ("latent", "encoder", "decoder"))
         critics = {n: c for n in self._named("discriminator") if (c := self._critic(n)) is not None}
@@ -88,6 +103,7 @@ class _Checker:
         assert evaluate is not None
         return Recipe(
             name=name,
+            family=family,
             description=description(self.merged.sources[0].text),
             data=data,
             encoder=encoder,
@@ -427,6 +443,16 @@ class _Checker:
             return self.stem
         self._keep("name", name)
         return name
+
+    def _family(self) -> str:
+        family = self.merged.tree.get("family", "")
+        family = family.text if isinstance(family, Typed) else family
+        if not isinstance(family, str):
+            self._problem("family", f"expected the name of a family of models, got {shown(family)}", 'such as "GANs"')
+            return ""
+        if family:
+            self._keep("family", family)
+        return family
 
     def _requirements(self) -> None:
         for text in self._core("plugins", tables.plugins).get("require", []):

@@ -50,6 +50,7 @@ def json_schema(registry: Registry) -> Schema:
         "additionalProperties": False,
         "properties": {
             "name": {"type": "string", "description": "the name of its runs; by default the file's"},
+            "family": {"type": "string", "description": "what `hybridgen ls recipes` lists it under"},
             "extends": {"type": "string", "description": "one parent: a recipe's name, or a path relative to this file"},
             "data": _components(registry, "data", _core(tables.data)),
             **single,

@@ -134,6 +134,7 @@ class Recipe:
     """A recipe as it will run. `tree` is the complete plain form, `origins` says where each leaf was written."""
 
     name: str
+    family: str
     description: str
     data: Data
     encoder: Part | None

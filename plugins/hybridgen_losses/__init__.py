@@ -32,7 +32,9 @@ def register_components(register: Any) -> None:
     register.loss("mutual-information", "hybridgen_losses.information:MutualInformation")
     # the game of two players
     register.loss("adversarial", "hybridgen_losses.adversarial:Adversarial")
+    register.loss("adversarial-inference", "hybridgen_losses.adversarial:AdversarialInference")
     register.loss("relativistic", "hybridgen_losses.relativistic:Relativistic")
+    register.loss("soft-introspective", "hybridgen_losses.introspection:SoftIntrospective")
     # what keeps a critic smooth
     register.loss("gradient-penalty", "hybridgen_losses.penalties:GradientPenalty")
     register.loss("dragan", "hybridgen_losses.penalties:DRAGAN")

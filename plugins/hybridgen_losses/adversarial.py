@@ -89,3 +89,36 @@ class Adversarial(nn.Module):
         if self.formulation == "minimax":
             return -F.softplus(fake).mean()
         return F.softplus(-fake).mean()
+
+
+class AdversarialInference(nn.Module):
+    """The encoder's side of BiGAN's and ALI's game: its pairs (x, z) shall look like the decoder's.
+
+    The critic judges `real = { x = "x", z = "z" }` against `fake = { x = "fake", z = "z_prior" }`; "adversarial" trains it and
+    the decoder, this term the encoder, by the same formulation with the labels turned (l the logit of the encoder's pair):
+
+    nonsaturating  softplus(l);  minimax  -softplus(-l);  least-squares  (l - a)^2 / 2 with a = 0;  hinge, wasserstein  l
+
+    Shapes: logits `b ...`; returns a scalar.
+    When: beside "adversarial" of the same formulation, with a critic of pairs ("mlp-joint", "conv-joint").
+    Healthy: as the decoder's term in "adversarial": near log 2 = 0.693 at the equilibrium of the first game, the decoder's at
+        the same height. Where one side stays far above the other, that network is too weak or learns too slowly.
+    Source: Donahue et al. 2016 (arXiv:1605.09782), equation 3 and section 3.4; Dumoulin et al. 2016 (arXiv:1606.00704),
+        equation 2 and algorithm 1.
+    """
+
+    def __init__(
+        self, *, formulation: Annotated[Formulation, Field(description="the game, as in `adversarial`")] = "nonsaturating"
+    ) -> None:
+        super().__init__()
+        self.formulation = formulation
+
+    def generator(self, real_logits: Tensor) -> Tensor:
+        real = real_logits.float()
+        if self.formulation in ("hinge", "wasserstein"):
+            return real.mean()
+        if self.formulation == "least-squares":
+            return 0.5 * real.square().mean()
+        if self.formulation == "minimax":
+            return -F.softplus(-real).mean()
+        return F.softplus(real).mean()

@@ -1,4 +1,4 @@
-"""Networks: perceptrons, strided convolutions, residual networks, patch critics; each with a class-conditional form."""
+"""Networks: perceptrons, strided convolutions, residual networks, patch and joint critics; most have a conditional form."""
 
 from typing import Any
 
@@ -25,8 +25,10 @@ def register_components(register: Any) -> None:
     register.decoder("r3gan", "hybridgen_nets.r3gan:R3Decoder")
     register.discriminator("mlp", "hybridgen_nets.mlp:MLPDiscriminator")
     register.discriminator("mlp-projection", "hybridgen_nets.projection:ProjectionMLP")
+    register.discriminator("mlp-joint", "hybridgen_nets.joint:JointMLP")
     register.discriminator("conv", "hybridgen_nets.conv:ConvDiscriminator")
     register.discriminator("conv-projection", "hybridgen_nets.projection:ProjectionConv")
+    register.discriminator("conv-joint", "hybridgen_nets.joint:JointConv")
     register.discriminator("residual", "hybridgen_nets.residual:ResidualDiscriminator")
     register.discriminator("residual-projection", "hybridgen_nets.projection:ProjectionResidual")
     register.discriminator("patch", "hybridgen_nets.patch:PatchDiscriminator")

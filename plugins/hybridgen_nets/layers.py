@@ -17,8 +17,11 @@ Norm = Annotated[
     Field(description="normalisation; batch couples the samples of a batch, so they are judged apart and cost more passes"),
 ]
 Width = Annotated[int, Field(ge=1, description="channels of the first stage; they double with each halving")]
-Units = Annotated[int, Field(ge=1, description="units of each hidden layer")]
-Layers = Annotated[int, Field(ge=1, description="hidden layers")]
+Units = Annotated[
+    Annotated[int, Field(ge=1)] | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)],
+    Field(description="units of each hidden layer: one number for all, or a list from the input on"),
+]
+Layers = Annotated[int | None, Field(ge=1, description="hidden layers; by default 2, or as many as `width` lists")]
 Depth = Annotated[int | None, Field(ge=0, description="halvings of each side; by default until the shorter side is at most 4")]
 Dropout = Annotated[float, Field(ge=0, lt=1, description="share of activations dropped")]
 SpectralNorm = Annotated[bool, Field(description="divide each weight by its largest singular value (Miyato et al. 2018)")]

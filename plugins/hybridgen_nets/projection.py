@@ -58,7 +58,7 @@ class ProjectionMLP(nn.Module):
         num_classes: int,
         *,
         width: Units = 256,
-        depth: Layers = 2,
+        depth: Layers = None,
         activation: Activation = "leaky-relu",
         norm: Norm = "none",
         dropout: Dropout = 0.0,

@@ -14,6 +14,7 @@ def register_components(register: Any) -> None:
     register.provider("ada", "hybridgen_providers.ada:ADA")
     register.provider("instance-noise", "hybridgen_providers.instance_noise:InstanceNoise")
     # [quantity.NAME] use = "..."
+    register.provider("corrupted", "hybridgen_providers.corrupted:Corrupted")
     register.provider("permuted", "hybridgen_providers.permuted:permuted")
     register.provider("critic-ahead", "hybridgen_providers.equilibrium:CriticAhead")
     register.provider("critic-behind", "hybridgen_providers.equilibrium:CriticBehind")
