@@ -51,6 +51,7 @@ QUANTITIES: Final = {
     "fake_code": "what the encoder returns for `fake`, `b ...`; exists with an encoder, a decoder and a prior",
     "fake_posterior": "q(z|fake), as `posterior`; exists with an encoder, a decoder and a prior",
     "fake_z": "a sample of `fake_posterior`, as `z`",
+    "fake_recon_raw": "decoder(fake_z) before the output activation",
     "fake_recon": "decoder(fake_z) in model space: a generated sample encoded and decoded again",
     "posterior": "q(z|x), an object with `mean`, `sample(noise)`, `kl(prior, z)`; exists with an encoder",
     "z": "a sample of the posterior, `b d` or `b d h w`; exists with an encoder",

@@ -116,7 +116,10 @@ def define_terms(
             kept = {part: share for part, share in trains.items() if share}
             balance = loss.balance if side == "generator" else ()
             terms.append(Term(loss.name, side, key, reach, kept, weight, loss.every, balance, loss.balance_limit))
-    problems += _misrouted(recipe, terms, parts) + _unbalanced(recipe, terms, parts) if not problems else []
+    if not problems:
+        problems += (
+            _unplayed(recipe, wiring, terms, owner) + _misrouted(recipe, terms, parts) + _unbalanced(recipe, terms, parts)
+        )
     return terms, problems
 
 
@@ -186,6 +189,22 @@ def _misrouted(recipe: Recipe, terms: Sequence[Term], parts: Mapping[str, nn.Mod
                     f"remove it (`{path}=false` on the command line), or add a loss that reaches it",
                 )
             )
+    return problems
+
+
+def _unplayed(recipe: Recipe, wiring: Wiring, terms: Sequence[Term], owner: Mapping[str, str]) -> list[Problem]:
+    """Terms of the discriminator's side that depend on no part of that side, so that nothing would learn from them."""
+    problems = []
+    graph = Graph(wiring.definitions)
+    for term in terms:
+        path = f"loss.{term.name}"
+        touched = graph.parts_of(term.key) - {path}
+        if term.side == "generator" or term.reach or any(owner.get(part) == term.side for part in touched):
+            continue
+        reached = ", ".join(part for part in ("encoder", "decoder", "latent") if part in touched)
+        what = f"nothing learns from loss '{term.label}': no part that it reaches plays the discriminator's side"
+        hint = f"it reaches {reached or 'nothing'}: name what shall learn from it in `[players] discriminator = [...]`"
+        problems.append(Problem(what, recipe.where(path), path, hint))
     return problems
 
 

@@ -46,7 +46,7 @@ class Option:
 
     def describe(self) -> str:
         """What it accepts, in words: "int, >= 1, default 64"."""
-        bounds = [text for m in _metadata(self.annotation) for text in _bounds(m)]
+        bounds = dict.fromkeys(text for m in _metadata(self.annotation) for text in _bounds(m))
         default = "required" if self.default is REQUIRED else f"default {self.default!r}"
         return ", ".join([type_text(self.annotation), *bounds, default])
 
@@ -253,9 +253,11 @@ def type_text(annotation: Any) -> str:
 
 
 def _metadata(annotation: Any) -> list[Any]:
+    """What is written beside a type hint, then beside those that it is made of."""
+    arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
-        return list(typing.get_args(annotation)[1:])
-    return [m for a in typing.get_args(annotation) for m in _metadata(a)]
+        return [*arguments[1:], *_metadata(arguments[0])]
+    return [m for a in arguments for m in _metadata(a)]
 
 
 def _bounds(metadata: Any) -> list[str]:

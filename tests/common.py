@@ -20,8 +20,6 @@ from hybridgen.precision import Choices
 from hybridgen.routing import Term
 from hybridgen.step import Training, train_step
 
-RECIPES = ("ae-digits", "vae-digits", "gan-digits", "vagan-digits", "gan-ring", "vagan-images")
-
 SPEC = SampleSpec(kind="image", shape=(1, 8, 8), count=64, low=0, high=16, levels=17, activation="tanh", classes=())
 LABELLED = SampleSpec(
     kind="image", shape=(1, 8, 8), count=64, low=0, high=16, levels=17, activation="tanh", classes=tuple("0123456789")

@@ -17,6 +17,13 @@ from hybridgen.recipe import Recipe, load_recipe
 from hybridgen.registry import Registry, load_registry
 from hybridgen.step import Training
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With `-n 2` every worker, and every process that its tests start, has one thread: more would share the same cores."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by workers, which start later
+
+
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 

@@ -117,23 +117,25 @@ def test_commands_on_the_pages_exist(page: str, monkeypatch: pytest.MonkeyPatch,
         assert ((ROOT / page).parent / path).exists(), f"{page} links to {path}"
 
 
-def test_the_mixtures_on_the_page_train(tmp_path: Path) -> None:
-    from common import EAGER, LABELLED, batch
+def test_the_recipes_for_other_data_train(tmp_path: Path) -> None:
+    from common import EAGER, LABELLED, POINTS, batch
 
     from hybridgen.model import build
     from hybridgen.recipe import load_recipe
     from hybridgen.step import Training, train_step
 
     text = (ROOT / "recipes/README.md").read_text(encoding="utf-8")
-    mixtures = BLOCK.findall(text[text.index("\n## Mixtures") : text.index("\n## What the report")])
-    assert len(mixtures) == 8
-    for index, (_, recipe) in enumerate(mixtures):
+    section = text[text.index("\n## On other data") : text.index("\n## What the report")]
+    recipes = [recipe for language, recipe in BLOCK.findall(section) if language == "toml"]
+    assert len(recipes) == 2
+    for index, text in enumerate(recipes):
         path = tmp_path / f"{index}.toml"
-        path.write_text(recipe)
-        state = Training(build(load_recipe(path), LABELLED), EAGER)
-        last = state.train.steps  # where every term is on
-        for step in (1, last):
-            values = train_step(state, [batch(16, i, LABELLED) for i in range(state.train.critic_steps)], step)
+        path.write_text(text)
+        recipe = load_recipe(path)
+        spec = POINTS if recipe.data.component.name == "toy2d" else LABELLED
+        state = Training(build(recipe, spec), EAGER)
+        for step in (1, state.train.steps):  # in the last every term is on
+            values = train_step(state, [batch(16, i, spec) for i in range(state.train.critic_steps)], step)
             assert all(value.isfinite() for value in values.values())
 
 

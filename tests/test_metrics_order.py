@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 Rows = dict[str, page.Row]
+pytestmark = pytest.mark.xdist_group("metrics")  # they share what takes most of their time to make
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,9 +156,13 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def test_fifty_thousand_samples_need_no_more_memory_than_five(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", STREAM], capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False
-    )
+    env = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+    # what is freed goes back to the system: the peak is of what is held, not of holes between it
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    line = [sys.executable, "-c", STREAM]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False, env=env)
     assert done.returncode == 0, done.stderr
-    # all embeddings of both sides alone would be 25 MB for each metric that kept them
-    assert float(done.stdout.split()[-1]) < 40, done.stdout
+    # 11 MB; all embeddings of both sides alone would be 25 MB for each metric that kept them
+    assert float(done.stdout.split()[-1]) < 25, done.stdout

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hybridgen import hookimpl
 from hybridgen.data import Arrays, Batches, SampleSpec, batches_in_order, open_data
 from hybridgen.errors import DataError, RecipeError
+from hybridgen.names import QUANTITIES
 from hybridgen.registry import Registry, load_registry
 from hybridgen.step import Training, train_step
 from hybridgen.use import GenerativeModel
@@ -135,6 +136,20 @@ class Recode(nn.Module):
         return (fake_code[:, : z_prior.shape[1]] - z_prior).square().mean()
 
 
+class Echo(nn.Module):
+    """What a generated sample becomes, encoded and decoded again, kept to look at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: dict[str, Any] = {}
+
+    def forward(
+        self, fake: Tensor, fake_code: Tensor, fake_posterior: Any, fake_z: Tensor, fake_recon_raw: Tensor, fake_recon: Tensor
+    ) -> Tensor:
+        self.heard = {k: v for k, v in locals().items() if k.startswith("fake")}
+        return (fake - fake_recon).square().mean()
+
+
 @dataclass(frozen=True)
 class Shifted:
     shift: Tensor
@@ -213,6 +228,7 @@ def register_components(register: Any) -> None:
     register.decoder("from-tokens", FromTokensAgain)
     register.loss("facts", Facts)
     register.loss("recode", Recode)
+    register.loss("echo", Echo)
     register.loss("twice", Twice)
     register.provider("zeroed", zeroed)
     register.decoder("noisy", NoisyDecoder)
@@ -299,6 +315,68 @@ def test_the_code_of_samples_is_the_encoder_on_fake_in_one_call_with_that_of_x(t
     assert definition.arguments == (("x", "fake"),)
     with pytest.raises(RecipeError, match=r"asks for `fake_code`: there is no \[encoder\]"):
         training(GAN + '[loss.recode]\nuse = "recode"\n')
+
+
+ECHO = '[loss.echo]\nuse = "echo"\n'
+
+
+def heard(state: Training, data: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the term was given in step 1, and the leaves of that step."""
+    leaves = state.leaves(state.planner.plan(state.model.terms), data, 1, 0)[0]
+    train_step(state, [data], 1)
+    return state.model.parts["loss.echo"].heard, leaves  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("denoising", [False, True])
+def test_a_sample_encoded_and_decoded_again_is_what_the_parts_make_of_it_by_hand(
+    denoising: bool, training: Callable[..., Training]
+) -> None:
+    """Clean, where the encoder is bound to something else than x: what is done to real data has nothing to do with samples."""
+    text = VAE + ECHO
+    if denoising:
+        text = text.replace("[decoder]", 'inputs = { x = "x_noisy" }\n[decoder]', 1) + '[quantity.x_noisy]\nuse = "noisy"\n'
+    state = training(text, "optim.lr=0.0")
+    got, leaves = heard(state, batch())
+    encoder, decoder, latent = (state.model.parts[part] for part in ("encoder", "decoder", "latent"))
+    assert not torch.equal(leaves["noise@fake_z"], leaves["noise@z"])
+    fake = decoder(leaves["noise@z_prior"]).tanh()
+    posterior = latent.posterior(encoder(fake))  # type: ignore[operator]
+    z = posterior.sample(leaves["noise@fake_z"])
+    expected = {
+        "fake": fake,
+        "fake_code": encoder(fake),
+        "fake_z": z,
+        "fake_recon_raw": decoder(z),
+        "fake_recon": decoder(z).tanh(),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, msg=lambda m, n=name: f"{n}: {m}")
+    for side in ("mean", "logvar"):
+        torch.testing.assert_close(getattr(got["fake_posterior"], side), getattr(posterior, side))
+
+
+def test_a_sample_keeps_its_own_label_when_it_is_encoded_and_decoded_again(training: Callable[..., Training]) -> None:
+    text = VAE.replace('use = "mlp"', 'use = "mlp-conditional"') + ECHO
+    state = training(text, "optim.lr=0.0", spec=LABELLED)
+    got, leaves = heard(state, batch(spec=LABELLED))
+    for name in ("fake_raw", "fake_code", "fake_recon_raw"):  # in training they are the batch's, in use they are asked for
+        assert ("label", "fake_label") in state.model.graph.definitions[name].arguments
+    label, parts = leaves["fake_label"], state.model.parts
+    z = parts["latent"].posterior(parts["encoder"](got["fake"], label)).sample(leaves["noise@fake_z"])  # type: ignore[operator]
+    torch.testing.assert_close(got["fake_recon"], parts["decoder"](z, label).tanh())
+
+
+def test_there_is_no_such_sample_without_an_encoder_or_a_prior(training: Callable[..., Training]) -> None:
+    with pytest.raises(RecipeError, match=r"asks for `fake_code`: there is no \[encoder\]"):
+        training(GAN + ECHO)
+    with pytest.raises(RecipeError, match=r"asks for `fake`: latent 'deterministic' has no prior"):
+        training(AE + ECHO)
+
+
+def test_every_quantity_that_hybridgen_defines_is_in_the_glossary(training: Callable[..., Training]) -> None:
+    wiring = training(VAE + ECHO).model.wiring
+    assert wiring._standard.keys() <= QUANTITIES.keys()
+    assert {"fake_posterior", "fake_z", "fake_recon_raw", "fake_recon"} <= set(wiring.names())
 
 
 def test_a_prior_may_ask_and_its_gradient_reaches_what_it_asked_for(training: Callable[..., Training]) -> None:

@@ -301,6 +301,8 @@ def test_each_update_moves_its_own_player_and_only_what_a_term_of_this_step_trai
         alone = isolated(state, term, busiest(state))
         shares = declared(state, term, alone)
         trained[term.label] = {name for name in alone if shares.get(name.partition("/")[0])}
+    every = {f"{path}/{k}" for path, part in state.model.parts.items() for k, p in part.named_parameters() if p.requires_grad}
+    assert set().union(*trained.values()) == every, "a parameter that no term trains"
     for step, off in ((busiest(state), None), (quietest(state), None), *((busiest(state), term) for term in terms)):
         state.model.terms = tuple(replace(term, weight=Schedule(0.0, 0.0)) if term is off else term for term in terms)
         before = parameters(state.model)

@@ -23,6 +23,9 @@ class Example:
         rate: float,
         size: int | tuple[int, int] = 8,
         where: Path | None = None,
+        units: Annotated[
+            Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...], Field(description="of each layer")
+        ] = 4,
     ) -> None: ...
 
     def forward(self, x: Any, label: Any = None, *, length: int = 3) -> None: ...
@@ -31,10 +34,12 @@ class Example:
 def test_positional_parameters_are_facts_and_keyword_only_ones_are_options() -> None:
     schema = constructor(Example)
     assert [(f.name, f.required) for f in schema.facts] == [("sample_shape", True), ("num_classes", False)]
-    assert list(schema.options) == ["width", "norm", "rate", "size", "where"]
+    assert list(schema.options) == ["width", "norm", "rate", "size", "where", "units"]
     assert schema.options["rate"].default is REQUIRED
     assert schema.options["width"].describe() == "int, >= 1, default 64"
     assert schema.options["width"].description == "channels"
+    assert schema.options["units"].describe() == "int | list of int, >= 1, default 4"
+    assert schema.options["units"].description == "of each layer"
     assert schema.options["norm"].describe() == '"batch" | "none", default \'batch\''
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from typing import Any
 
 import click
@@ -33,10 +35,7 @@ def command(ctx: click.Context, what: str, runs: str, as_json: bool) -> None:
     kind = next((one for one, plural in PLURALS.items() if what in (one, plural)), "")
     sections: dict[str, list[dict[str, Any]]] = {}
     if what in ("all", "recipes"):
-        recipes = _recipes(registry)
-        for family in dict.fromkeys(row["family"] for row in recipes):
-            title = f"recipes: {family}" if family else "recipes"
-            sections[title] = [{k: row[k] for k in ("name", "what", "plugin")} for row in recipes if row["family"] == family]
+        sections["recipes"] = _recipes(registry)
     if what in ("all", "components"):
         for one in KINDS:
             sections[f"{one} components"] = _components(registry, one)
@@ -53,7 +52,7 @@ def command(ctx: click.Context, what: str, runs: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(sections, indent=2))
         return
-    for title, rows in sections.items():
+    for title, rows in _by_family(sections).items():
         if rows or what != "all":
             _table(title, rows)
 
@@ -64,14 +63,24 @@ def _recipes(registry: Any) -> list[dict[str, Any]]:
 
     rows = []
     for name, file in sorted(registry.recipes().items()):
-        text = file.path.read_text(encoding="utf-8")
+        text = file.path.read_text(encoding="utf-8", errors="replace")
         first = next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")), "")
         try:
-            family = str(merge(name, (), registry).tree.get("family", ""))
+            family = merge(name, (), registry).tree.get("family", "")
         except RecipeError:  # `check` says what is wrong with it
             family = ""
-        rows.append({"family": family, "name": name, "what": first, "plugin": file.plugin})
+        rows.append({"family": family if isinstance(family, str) else "", "name": name, "plugin": file.plugin, "what": first})
     return sorted(rows, key=lambda row: (not row["family"], row["family"], row["name"]))
+
+
+def _by_family(sections: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """For people: the recipes of each family under a title of their own, those of none last."""
+    rows = sections.get("recipes", [])
+    families: dict[str, list[dict[str, Any]]] = {"recipes": []} if "recipes" in sections and not rows else {}
+    for row in rows:
+        title = f"recipes: {row['family']}" if row["family"] else "recipes"
+        families.setdefault(title, []).append({key: value for key, value in row.items() if key != "family"})
+    return families | {title: rows for title, rows in sections.items() if title != "recipes"}
 
 
 def _components(registry: Any, kind: str) -> list[dict[str, Any]]:
@@ -104,6 +113,10 @@ def _table(title: str, rows: list[dict[str, Any]]) -> None:
     if not rows:
         click.echo("  none")
     widths = {key: max(len(str(row[key])) for row in rows) for key in rows[0]} if rows else {}
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for row in rows:
-        click.echo(("  " + "  ".join(str(value).ljust(widths[key]) for key, value in row.items())).rstrip())
+        line = ("  " + "  ".join(str(value).ljust(widths[key]) for key, value in row.items())).rstrip()
+        # a description may be cut at the terminal's edge; a name, a reference or a cause may not
+        cut = "what" in row and 0 < columns < len(line)
+        click.echo(f"{line[: columns - 3].rstrip()}..." if cut else line)
     click.echo()

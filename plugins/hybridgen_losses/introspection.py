@@ -16,8 +16,11 @@ class SoftIntrospective(nn.Module):
     energy(x) = (|x - recon|^2 / (2 scale^2) + KL) / n, minus the ELBO of a Gaussian for each of the n values of a sample, but
     for its constant; a generated sample has fake_recon and the KL of fake_posterior in their place
 
-    discriminator  energy(x) + mean exp(-alpha energy(fake)) / alpha,  with `beta_neg` times the KL of the generated
-    generator      (|x - recon|^2 / (2 scale^2) + KL(fake_posterior)) / n
+    discriminator  energy(x) + r mean exp(-alpha energy(fake)) / alpha,  with `beta_neg` times the KL of the generated
+    generator      (|x - recon|^2 / (2 scale^2) + r gamma KL(fake_posterior)) / n
+
+    r rises from 0 to 1 during the first `warm_up` of the run, which begins as that of a plain VAE: a decoder that plays before
+    its encoder knows the data finds pictures of no kind that the encoder takes for likely.
 
     `[players] discriminator = ["encoder"]` makes the encoder the critic; there is no other. The paper's decoder has the
     reconstruction of generated samples with a weight of 1e-8 as well: that is left out here, with the passes it costs.
@@ -40,12 +43,16 @@ class SoftIntrospective(nn.Module):
         scale: Annotated[float, Field(gt=0, description="standard deviation of x around recon, model space")] = 0.3,
         alpha: Annotated[float, Field(gt=0, description="how sharply the encoder tells generated samples by their ELBO")] = 2.0,
         beta_neg: Annotated[float, Field(gt=0, description="weight of a generated sample's KL in the encoder's term")] = 8.0,
+        gamma: Annotated[float, Field(gt=0, description="weight of a generated sample's KL in the decoder's term")] = 1.0,
+        warm_up: Annotated[float, Field(ge=0, le=1, description="fraction of the run during which the game sets in")] = 0.3,
     ) -> None:
         super().__init__()
         self.likelihood = Reconstruction(output_activation, scale=scale)
         self.scale = scale
         self.alpha = alpha
         self.beta_neg = beta_neg
+        self.gamma = gamma
+        self.warm_up = warm_up
 
     def log_likelihood(self, x: Tensor, recon: Tensor, recon_raw: Tensor) -> Tensor:
         """log p(x|z) of each sample in nats, as `reconstruction` offers it. Shapes: `b ...` -> `b`."""
@@ -69,11 +76,16 @@ class SoftIntrospective(nn.Module):
         fake_recon: Tensor,
         fake_posterior: Any,
         fake_z: Tensor,
+        progress: Tensor,
     ) -> Tensor:
         size = x[0].numel()
         real = (self._distance(x, recon) + posterior.kl(prior, z)) / size
         generated = (self._distance(fake, fake_recon) + self.beta_neg * fake_posterior.kl(prior, fake_z)) / size
-        return real.mean() + (-self.alpha * generated).exp().mean() / self.alpha
+        return real.mean() + self._ramp(progress) * (-self.alpha * generated).exp().mean() / self.alpha
 
-    def generator(self, x: Tensor, recon: Tensor, prior: Any, fake_posterior: Any, fake_z: Tensor) -> Tensor:
-        return (self._distance(x, recon) + fake_posterior.kl(prior, fake_z)).mean() / x[0].numel()
+    def generator(self, x: Tensor, recon: Tensor, prior: Any, fake_posterior: Any, fake_z: Tensor, progress: Tensor) -> Tensor:
+        cost = self._ramp(progress) * self.gamma * fake_posterior.kl(prior, fake_z)
+        return (self._distance(x, recon) + cost).mean() / x[0].numel()
+
+    def _ramp(self, progress: Tensor) -> Tensor | float:
+        return (progress / self.warm_up).clamp(max=1.0) if self.warm_up else 1.0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from hybridgen_nets.conv import ConvDiscriminator, Init
@@ -70,7 +72,7 @@ class JointConv(nn.Module):
         *,
         width: Width = 32,
         depth: Depth = None,
-        units: Units = 256,
+        units: Annotated[int, Field(ge=1, description="units of the layer that reads picture and latent together")] = 256,
         activation: Activation = "leaky-relu",
         norm: Norm = "none",
         dropout: Dropout = 0.0,

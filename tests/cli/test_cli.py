@@ -6,11 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import click
 import pytest
 from PIL import Image
 
+from hybridgen import hookimpl
 from hybridgen.cli import EPILOG, VERBS, main
+from hybridgen.registry import load_registry
 
 QUICK = ["train.steps=2", "data.batch_size=16", "encoder.width=8", "decoder.width=8"]
 
@@ -174,8 +178,6 @@ def test_show_explains_options_and_gives_a_snippet_that_works(capsys: pytest.Cap
 
 
 def test_every_component_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    from hybridgen.registry import load_registry
-
     for component in load_registry().components():
         code, out, err = run(capsys, "show", component.kind, component.qualified)
         assert code == 0, err
@@ -206,6 +208,73 @@ def test_ls_has_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
     names = [row["name"] for row in json.loads(run(capsys, "ls", "losses", "--json")[1])["loss components"]]
     assert names == sorted(names)
     assert {"adversarial", "kl", "reconstruction"} <= set(names)
+
+
+@pytest.fixture
+def shelf_of_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A plugin with recipes of every sort, among them some that can't be read, in place of those that are installed."""
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    texts = {
+        "a-gan": '# A game.\nfamily = "GANs"\n[decoder]\nuse = "mlp"\n',
+        "a-child": '# A child of it.\nextends = "a-gan"\n',
+        "alone": '# Of no family.\n[encoder]\nuse = "mlp"\n',
+        "an-orphan": '# Its parent is gone.\nfamily = "GANs"\nextends = "nowhere"\n',
+        "a-wreck": "# It is no TOML.\n[[[\n",
+        "of-nothing": 'family = "VAEs"\n[encoder]\nuse = "of-a-plugin-that-is-broken"\n',
+        "of-three": "# Its family is no name.\nfamily = 3\n",
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.toml").write_text(text)
+    (folder / "no-text.toml").write_bytes(b"# \xff\n")
+    mine = SimpleNamespace(recipes=hookimpl(lambda: folder))
+    registry = load_registry(disabled=["recipes"], extra={"mine": mine})
+    monkeypatch.setattr("hybridgen.cli.ls.registry_of", lambda _: registry)
+    return folder
+
+
+def test_ls_recipes_groups_them_by_family_and_lists_those_that_are_broken(
+    shelf_of_recipes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, "ls", "recipes")
+    assert (code, err) == (0, "")
+    groups = {title: rows.splitlines() for title, _, rows in (part.partition("\n") for part in out.strip().split("\n\n"))}
+    assert list(groups) == ["recipes: GANs", "recipes: VAEs", "recipes"]
+    names = {title: [row.split()[0] for row in rows] for title, rows in groups.items()}
+    assert names["recipes: GANs"] == ["a-child", "a-gan"]
+    assert names["recipes: VAEs"] == ["of-nothing"]
+    assert names["recipes"] == ["a-wreck", "alone", "an-orphan", "no-text", "of-three"]
+    assert groups["recipes: GANs"] == ["  a-child  mine  A child of it.", "  a-gan    mine  A game."]
+
+
+def test_ls_recipes_for_scripts_is_one_list_with_each_recipes_family(
+    shelf_of_recipes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = json.loads(run(capsys, "ls", "recipes", "--json")[1])
+    assert list(found) == ["recipes"]
+    assert {row["name"]: row["family"] for row in found["recipes"]} == {
+        **dict.fromkeys(("a-child", "a-gan"), "GANs"),
+        "of-nothing": "VAEs",
+        **dict.fromkeys(("a-wreck", "alone", "an-orphan", "no-text", "of-three"), ""),
+    }
+    assert found["recipes"][1] == {"family": "GANs", "name": "a-gan", "plugin": "mine", "what": "A game."}
+    assert next(iter(json.loads(run(capsys, "ls", "--json")[1]))) == "recipes"
+
+
+@pytest.mark.parametrize("columns", [80, 400])
+def test_on_a_terminal_no_line_of_recipes_is_longer_than_it_is_wide_and_piped_none_is_cut(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(capsys, "ls", "recipes")[1].splitlines()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run(capsys, "ls", "recipes")[1].splitlines() == whole
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    shown = click.unstyle(run(capsys, "ls", "recipes")[1]).splitlines()
+    assert len(shown) == len(whole)
+    for short, long in zip(shown, whole, strict=True):
+        assert len(short) <= columns
+        assert short == long if len(long) <= columns else (short[-3:] == "..." and long.startswith(short[:-3]))
+    assert any(line.endswith("...") for line in shown) is (columns == 80)
 
 
 def test_check_finds_what_does_not_fit_before_data_is_read(capsys: pytest.CaptureFixture[str]) -> None:

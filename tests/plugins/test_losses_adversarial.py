@@ -1,16 +1,19 @@
-"""The game: every formulation at logits -3, 0, 3, its equilibrium, and label smoothing; relativistic games."""
+"""The game: every formulation at logits -3, 0, 3, its equilibrium, and label smoothing; the encoder's side; relativism."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from common import BIGAN, batch
 from torch import Tensor
 
-from hybridgen_losses.adversarial import Adversarial
+from hybridgen.step import Training, train_step
+from hybridgen_losses.adversarial import Adversarial, AdversarialInference
 from hybridgen_losses.relativistic import Relativistic
 
 FORMULATIONS = ("nonsaturating", "minimax", "least-squares", "hinge", "wasserstein")
@@ -172,6 +175,87 @@ def test_what_has_no_labels_refuses_to_smooth_them() -> None:
     for f in (0.5, 0.6):
         with pytest.raises(ValueError, match="is no smaller than real_target"):
             Adversarial(real_target=0.5, fake_target=f)
+
+
+# -- the encoder's side ---------------------------------------------------------------------------------------------------
+
+PAIRS = (-3.0, 0.0, 2.0)  # logits of three of the encoder's pairs
+ENCODER: dict[str, tuple[float, list[float]]] = {
+    "nonsaturating": (sum(log1pexp(l) for l in PAIRS) / 3, [sigmoid(l) / 3 for l in PAIRS]),
+    "minimax": (-sum(log1pexp(-l) for l in PAIRS) / 3, [sigmoid(-l) / 3 for l in PAIRS]),
+    "least-squares": ((9 + 0 + 4) / 6, [-1.0, 0.0, 2 / 3]),
+    "hinge": (-1 / 3, [1 / 3] * 3),
+    "wasserstein": (-1 / 3, [1 / 3] * 3),
+}
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_the_encoders_term_at_known_logits(formulation: Any) -> None:
+    pairs = torch.tensor(PAIRS, requires_grad=True)
+    value, slopes = ENCODER[formulation]
+    loss = AdversarialInference(formulation=formulation)
+    check(loss.generator(pairs), value, pairs=(pairs, slopes))
+    assert torch.equal(loss.generator(pairs.reshape(1, 3, 1)), loss.generator(pairs))  # patches are averaged
+    half = (2 * torch.randn(300, generator=torch.Generator().manual_seed(5))).bfloat16()
+    assert torch.equal(loss.generator(half), loss.generator(half.float()))
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_it_is_the_decoders_term_with_the_labels_turned(formulation: Any) -> None:
+    """A logit l of the label 1 says as much as -l of the label 0; among least squares' labels 0 and 1, 1 - l does."""
+    pairs = torch.tensor(PAIRS)
+    turned = 1 - pairs if formulation == "least-squares" else -pairs
+    decoders = Adversarial(formulation=formulation).generator(turned)
+    torch.testing.assert_close(AdversarialInference(formulation=formulation).generator(pairs), decoders)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_what_the_encoder_gains_its_critic_loses(formulation: Any) -> None:
+    """Between the labels: opposite slopes. Minimax and Wasserstein have one value for both (Donahue's equation 3)."""
+    pairs = torch.tensor([0.2, 0.5, 0.9], requires_grad=True)
+    critics = Adversarial(formulation=formulation).discriminator(pairs, torch.zeros(3))
+    (against,) = torch.autograd.grad(critics, pairs)
+    (along,) = torch.autograd.grad(AdversarialInference(formulation=formulation).generator(pairs), pairs)
+    assert (against * along < 0).all()
+    if formulation in ("minimax", "wasserstein"):
+        torch.testing.assert_close(along, -against)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_in_a_model_each_side_moves_its_pairs_towards_the_others(formulation: Any, training: Callable[..., Training]) -> None:
+    """With the critic held still, a step of both makes the encoder's pairs look generated and the decoder's look real."""
+    text = BIGAN.replace('"pair"', '"mlp-joint"\nwidth = 16').replace(
+        '"both-sides"', f'"adversarial-inference"\nformulation = "{formulation}"'
+    )
+    text = text.replace('use = "adversarial"\n', f'use = "adversarial"\nformulation = "{formulation}"\n')
+    state = training(text, "optim.use=sgd", "optim.lr=0.01", "optim.discriminator.lr=0.0")
+    trained = {term.label: dict(term.trains) for term in state.model.terms}
+    assert trained == {
+        "adversarial.discriminator": {"discriminator.main": 1.0},
+        "adversarial": {"decoder": 1.0},
+        "inverse": {"encoder": 1.0},
+    }
+    data = batch(64)
+    noise = state.leaves(state.planner.plan(state.model.terms), data, 1, 0)[0]
+
+    @torch.no_grad()
+    def said() -> tuple[float, float]:
+        parts = state.model.parts
+        z = parts["latent"].posterior(parts["encoder"](data["x"])).sample(noise["noise@z"])
+        z_prior = noise["noise@z_prior"]
+        critic = parts["discriminator.main"]
+        return float(critic(data["x"], z)[0].mean()), float(critic(parts["decoder"](z_prior).tanh(), z_prior)[0].mean())
+
+    real, fake = said()
+    train_step(state, [data], 1)
+    after = said()
+    assert after[0] < real
+    assert after[1] > fake
+
+
+def test_the_encoders_equilibrium_has_the_value_that_show_prints() -> None:
+    assert float(AdversarialInference().generator(torch.zeros(4))) == pytest.approx(0.693, abs=1e-3)
+    assert AdversarialInference().formulation == Adversarial().formulation
 
 
 # -- relativistic --------------------------------------------------------------------------------------------------------

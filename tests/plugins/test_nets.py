@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from common import VAE
 from torch import Tensor, nn
 
+from hybridgen.errors import RecipeError
 from hybridgen.graph import couples_batch
+from hybridgen.step import Training
 from hybridgen_nets.conditional import (
     ConditionalConvDecoder,
     ConditionalConvEncoder,
@@ -22,6 +25,7 @@ from hybridgen_nets.conditional import (
     ConditionalResidualEncoder,
 )
 from hybridgen_nets.conv import ConvDecoder, ConvDiscriminator, ConvEncoder
+from hybridgen_nets.joint import JointConv, JointMLP
 from hybridgen_nets.mlp import MLPDecoder, MLPDiscriminator, MLPEncoder
 from hybridgen_nets.patch import PatchDiscriminator
 from hybridgen_nets.projection import ProjectionConv, ProjectionMLP, ProjectionResidual
@@ -31,6 +35,7 @@ from hybridgen_nets.sizes import sizes
 
 SHAPES = [(1, 8, 8), (3, 64, 64), (1, 28, 28), (3, 17, 33), (2, 5, 40), (4, 1, 9), (1, 1, 1)]
 CLASSES = 3
+LATENT = (2, 3)
 
 PLAIN = [
     (ConvEncoder, ConvDecoder, ConvDiscriminator),
@@ -50,14 +55,20 @@ def labelled(kind: Any) -> bool:
     return "num_classes" in inspect.signature(kind).parameters
 
 
+def joint(kind: Any) -> bool:
+    return {"judged_shape", "z_shape"} <= set(inspect.signature(kind).parameters)
+
+
 def given(kind: Any, *shapes: Any, **options: Any) -> nn.Module:
-    """A small network, told how many classes there are if it asks."""
-    return kind(*shapes, *([CLASSES] if labelled(kind) else []), **{"width": 4} | options)
+    """A small network, told how many classes there are if it asks, and what a latent looks like if it judges pairs."""
+    return kind(*shapes, *([CLASSES] if labelled(kind) else []), *([LATENT] if joint(kind) else []), **{"width": 4} | options)
 
 
 def inputs(kind: Any, shape: tuple[int, ...], count: int) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(7)
     x = torch.randn(count, *shape, generator=generator)
+    if joint(kind):
+        return x, torch.randn(count, *LATENT, generator=generator)
     return (x, torch.arange(count) % CLASSES) if labelled(kind) else (x,)
 
 
@@ -93,16 +104,18 @@ for enc, dec in IN_THE_PLANE:
     _add(f"{dec.__name__} in the plane", dec, (3, 4, 5), (3, 4, 5), SHAPE)
 _add("ConditionalResidualDecoder by concatenation", ConditionalResidualDecoder, (5,), (5,), SHAPE, condition="concat")
 _add("PatchDiscriminator", PatchDiscriminator, SHAPE, SHAPE)
+for disc in (JointMLP, JointConv):
+    _add(disc.__name__, disc, SHAPE, SHAPE)
 COUPLED: dict[str, tuple[Any, tuple[int, ...], Callable[[], nn.Module]]] = {}
 CRITICS = [MLPDiscriminator, ConvDiscriminator, ResidualDiscriminator, R3Discriminator, ProjectionMLP, ProjectionConv]
-for disc in (*CRITICS, ProjectionResidual):
+for disc in (*CRITICS, ProjectionResidual, JointMLP):
     for how in ("stddev", "discrimination"):
         _add(f"{disc.__name__} {how}", disc, SHAPE, SHAPE, minibatch=how)
         COUPLED[f"{disc.__name__} {how}"] = NETS.pop(f"{disc.__name__} {how}")
 _add("PatchDiscriminator batch", PatchDiscriminator, SHAPE, SHAPE, norm="batch")
 COUPLED["PatchDiscriminator batch"] = NETS.pop("PatchDiscriminator batch")
 EVERY = NETS | COUPLED
-JUDGES = {name: made for name, made in EVERY.items() if "Discriminator" in name or "Projection" in name}
+JUDGES = {name: made for name, made in EVERY.items() if "Discriminator" in name or "Projection" in name or "Joint" in name}
 
 
 def out(result: Any) -> Tensor:
@@ -258,11 +271,19 @@ def test_width_and_depth() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [MLPDiscriminator, ConvDiscriminator, ResidualDiscriminator, PatchDiscriminator, *[family[2] for family in CONDITIONAL]],
+    [
+        MLPDiscriminator,
+        ConvDiscriminator,
+        ResidualDiscriminator,
+        PatchDiscriminator,
+        JointMLP,
+        JointConv,
+        *[family[2] for family in CONDITIONAL],
+    ],
 )
 def test_spectral_norm_bounds_every_weight(kind: Any) -> None:
     torch.manual_seed(0)
-    more = {"minibatch": "discrimination"} if kind is not PatchDiscriminator else {}
+    more = {"minibatch": "discrimination"} if kind not in (PatchDiscriminator, JointConv) else {}
     more |= {"attention": 4} if "Residual" in kind.__name__ else {}
     critic = given(kind, (1, 8, 8), width=8, spectral_norm=True, **more)
     x = inputs(kind, (1, 8, 8), 2)
@@ -273,6 +294,59 @@ def test_spectral_norm_bounds_every_weight(kind: Any) -> None:
     assert sum(isinstance(m, nn.Embedding) for m in bounded) == labelled(kind)
     for module in bounded:
         assert float(torch.linalg.matrix_norm(module.weight.detach().flatten(1), ord=2)) == pytest.approx(1.0, rel=0.05)
+
+
+# -- widths of their own ---------------------------------------------------------------------------------------------------
+
+
+def maps(net: nn.Module) -> list[tuple[int, int]]:
+    """Inputs and outputs of each linear map, in order."""
+    return [(m.in_features, m.out_features) for m in net.modules() if isinstance(m, nn.Linear)]
+
+
+def test_each_hidden_layer_may_have_a_width_of_its_own_from_the_input_on() -> None:
+    """An encoder's list is its decoder's turned round, as 64-32-2 is drawn."""
+    encoder, decoder = MLPEncoder((1, 4, 4), (2,), width=(64, 32)), MLPDecoder((2,), (1, 4, 4), width=(32, 64))
+    assert maps(encoder) == [(16, 64), (64, 32), (32, 2)]
+    assert maps(decoder) == [(o, i) for i, o in reversed(maps(encoder))]
+    assert decoder(encoder(torch.randn(3, 1, 4, 4))).shape == (3, 1, 4, 4)
+    critic = MLPDiscriminator((7,), width=(9, 5, 3))
+    assert maps(critic) == [(7, 9), (9, 5), (5, 3), (3, 1)]
+    assert [f.shape for f in critic(torch.randn(2, 7))[1]] == [(2, 9), (2, 5), (2, 3)]
+    mixed = MLPDiscriminator((7,), width=(9, 5), minibatch="stddev", norm="group")
+    assert mixed(torch.randn(2, 7))[0].shape == (2,)
+    assert maps(MLPEncoder((7,), (2,), width=(9,))) == [(7, 9), (9, 2)]
+
+
+def test_conditional_and_joint_networks_take_lists_too() -> None:
+    assert maps(given(ConditionalMLPEncoder, (5,), (2,), width=(9, 4)))[1:] == [(9, 4), (4, 2)]
+    assert maps(given(ConditionalMLPDecoder, (2,), (5,), width=(4, 9)))[1:] == [(4, 9), (9, 5)]
+    assert maps(given(ProjectionMLP, (5,), width=(9, 4))) == [(5, 9), (9, 4), (4, 1)]
+    assert given(ProjectionMLP, (5,), width=(9, 4)).embed.embedding_dim == 4
+    assert maps(given(JointMLP, (5,), width=(9, 4))) == [(5 + 6, 9), (9, 4), (4, 1)]
+
+
+def test_one_number_is_the_width_of_two_layers_or_of_as_many_as_depth_says() -> None:
+    assert maps(MLPEncoder((7,), (2,), width=5)) == [(7, 5), (5, 5), (5, 2)]
+    assert maps(MLPEncoder((7,), (2,), width=5, depth=1)) == [(7, 5), (5, 2)]
+    assert maps(MLPEncoder((7,), (2,), width=(9, 5), depth=2)) == maps(MLPEncoder((7,), (2,), width=(9, 5)))
+
+
+def test_a_list_that_contradicts_depth_is_told_where_it_stands(training: Callable[..., Training]) -> None:
+    built = training(VAE.replace("width = 16", "width = [16, 8]", 1))
+    assert maps(built.model.parts["encoder"]) == [(64, 16), (16, 8), (8, 8)]
+    expected = r"test.toml:\d+  encoder: width = \[16, 8\] lists 2 hidden layers, depth = 3; remove depth \[plugin nets\]"
+    with pytest.raises(RecipeError, match=expected):
+        training(VAE.replace("width = 16", "width = [16, 8]\ndepth = 3", 1))
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [("[]", "at least 1 item"), ("[8, 0]", "entry 1: input should be greater"), ("0", "greater than or equal to 1")],
+)
+def test_a_layer_without_units_is_told(width: str, expected: str, training: Callable[..., Training]) -> None:
+    with pytest.raises(RecipeError, match=rf"encoder.width.*{expected}.*expected int \| list of int, >= 1, default 256"):
+        training(VAE, f"encoder.width={width}")
 
 
 # -- initial weights -----------------------------------------------------------------------------------------------------

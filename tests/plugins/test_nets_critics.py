@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridgen_nets.conv import ConvDiscriminator
+from hybridgen_nets.joint import JointConv, JointMLP
 from hybridgen_nets.minibatch import MinibatchDiscrimination, MinibatchStd
 from hybridgen_nets.mlp import MLPDiscriminator
 from hybridgen_nets.patch import PatchDiscriminator
@@ -103,6 +104,87 @@ def test_pictures_too_small_for_so_many_layers_are_refused() -> None:
         PatchDiscriminator((4, 1, 9))
     with pytest.raises(ValueError, match='use "mlp"'):
         PatchDiscriminator((5,))
+
+
+# -- pairs ---------------------------------------------------------------------------------------------------------------
+
+JOINT = [JointMLP, JointConv]
+
+
+@pytest.mark.parametrize("z_shape", [(5,), (3, 2, 4)])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 17, 33), (2, 5, 40), (4, 1, 9), (1, 1, 1)])
+@pytest.mark.parametrize("kind", JOINT)
+def test_a_pair_of_any_shapes_gets_one_logit(kind: Any, shape: tuple[int, ...], z_shape: tuple[int, ...]) -> None:
+    logits, features = kind(shape, z_shape, width=4)(torch.randn(3, *shape), torch.randn(3, *z_shape))
+    assert logits.shape == (3,)
+    assert len(features) >= 2
+    assert all(len(f) == 3 for f in features)
+    assert features[-1].shape == (3, 4 if kind is JointMLP else 256)
+
+
+def test_vectors_are_judged_by_the_perceptron_alone() -> None:
+    assert JointMLP((2,), (5,), width=4)(torch.randn(3, 2), torch.randn(3, 5))[0].shape == (3,)
+    with pytest.raises(ValueError, match='use "mlp"'):
+        JointConv((2,), (5,))
+
+
+@torch.no_grad()
+def test_the_joint_perceptron_reads_both_laid_end_to_end() -> None:
+    torch.manual_seed(0)
+    net = JointMLP((1, 2, 3), (4,), width=(7, 5), activation="relu")
+    x, z = torch.randn(3, 1, 2, 3), torch.randn(3, 4)
+    (first, second), last = [layer[0] for layer in net.body.layers], net.body.to_logit
+    hidden = (x.flatten(1) @ first.weight[:, :6].T + z @ first.weight[:, 6:].T + first.bias).relu()
+    hidden = (hidden @ second.weight.T + second.bias).relu()
+    torch.testing.assert_close(net(x, z)[0], (hidden @ last.weight.T + last.bias).squeeze(1))
+
+
+@torch.no_grad()
+def test_the_joint_convolutions_read_the_picture_and_two_layers_both() -> None:
+    torch.manual_seed(0)
+    net, plain = (
+        JointConv((2, 7, 5), (4,), width=8, units=6, activation="relu"),
+        ConvDiscriminator((2, 7, 5), width=8, activation="relu"),
+    )
+    plain.layers.load_state_dict(net.picture.layers.state_dict())
+    x, z = torch.randn(3, 2, 7, 5), torch.randn(3, 4)
+    logits, features = net(x, z)
+    stages = plain(x)[1]
+    for got, expected in zip(features[:-1], stages, strict=True):
+        torch.testing.assert_close(got, expected)
+    phi = stages[-1].flatten(1)
+    first, last = net.pair.layers[0][0], net.pair.to_logit
+    hidden = (phi @ first.weight[:, : phi.shape[1]].T + z @ first.weight[:, phi.shape[1] :].T + first.bias).relu()
+    torch.testing.assert_close(features[-1], hidden)
+    torch.testing.assert_close(logits, (hidden @ last.weight.T + last.bias).squeeze(1))
+    assert (first.weight.shape, last.weight.shape) == ((6, phi.shape[1] + 4), (1, 6))
+
+
+@pytest.mark.parametrize("kind", JOINT)
+def test_the_logit_is_of_the_pair_and_its_gradient_reaches_both(kind: Any) -> None:
+    """Two terms, one of x and one of z, would tell neither from the other's company: their mixed difference is 0."""
+    torch.manual_seed(0)
+    net = kind((1, 8, 8), (5,), width=8)
+    x, z = torch.randn(2, 6, 1, 8, 8).unbind(), torch.randn(2, 6, 5).unbind()
+    with torch.no_grad():
+        corner = {(i, j): net(x[i], z[j])[0] for i in (0, 1) for j in (0, 1)}
+    assert (corner[0, 0] - corner[1, 0]).abs().min() > 1e-4
+    assert (corner[0, 0] - corner[0, 1]).abs().min() > 1e-4
+    mixed = corner[0, 0] - corner[0, 1] - corner[1, 0] + corner[1, 1]
+    assert mixed.abs().min() > 1e-4
+    pair = [x[0].clone().requires_grad_(), z[0].clone().requires_grad_()]
+    for slope in torch.autograd.grad(net(*pair)[0].sum(), pair):
+        assert slope.flatten(1).norm(dim=1).min() > 0
+
+
+def test_spectral_norm_is_on_every_layer_of_a_joint_critic() -> None:
+    for kind in JOINT:
+        net = kind((1, 8, 8), (5,), width=4, spectral_norm=True)
+        layers = [m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+        assert len(layers) >= 3
+        assert all(nn.utils.parametrize.is_parametrized(m, "weight") for m in layers)
+        plain = kind((1, 8, 8), (5,), width=4)
+        assert not any(nn.utils.parametrize.is_parametrized(m) for m in plain.modules())
 
 
 # -- projection ----------------------------------------------------------------------------------------------------------

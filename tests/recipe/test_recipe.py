@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from common import AE, RECIPES, VAE, VAGAN
+from common import AE, VAE, VAGAN
 
 from hybridgen.errors import RecipeError
 from hybridgen.recipe import Recipe, copy_recipe, load_recipe, resolved_toml
-from hybridgen.registry import Registry
+from hybridgen.registry import Registry, load_registry
 
 Load = Callable[..., Recipe]
 
@@ -131,6 +131,28 @@ def test_a_child_changes_adds_and_removes(tmp_path: Path, registry: Registry) ->
     assert "parent.toml" in made.where("decoder.width")
 
 
+def test_a_recipe_is_of_its_parents_family_unless_it_names_another(tmp_path: Path, registry: Registry) -> None:
+    (tmp_path / "parent.toml").write_text('family = "Hybrids"\n' + VAE)
+    (tmp_path / "child.toml").write_text('extends = "parent.toml"\n')
+    (tmp_path / "other.toml").write_text('extends = "child.toml"\nfamily = "VAEs"\n')
+    (tmp_path / "none.toml").write_text(VAE)
+    found = {n: load_recipe(tmp_path / f"{n}.toml", registry=registry).family for n in ("parent", "child", "other", "none")}
+    assert found == {"parent": "Hybrids", "child": "Hybrids", "other": "VAEs", "none": ""}
+    made = load_recipe(tmp_path / "child.toml", ["family=1984"], registry=registry)
+    assert made.family == "1984"
+    assert "family" in made.tree
+    assert "family" not in load_recipe(tmp_path / "none.toml", registry=registry).tree
+    (tmp_path / "resolved.toml").write_text(resolved_toml(load_recipe(tmp_path / "other.toml", registry=registry)))
+    assert load_recipe(tmp_path / "resolved.toml", registry=registry).family == "VAEs"
+
+
+@pytest.mark.parametrize("family", ["3", '["GANs"]', "false", "{ name = 'GANs' }"])
+def test_a_family_that_is_no_name_is_told(family: str, recipe: Load) -> None:
+    (found,) = problems(lambda: recipe(f"family = {family}\n{VAE}"))
+    assert "test.toml:1  family: expected the name of a family of models, got " in found
+    assert 'such as "GANs"' in found
+
+
 def test_a_cycle_and_a_missing_parent(tmp_path: Path, registry: Registry) -> None:
     (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
     (tmp_path / "b.toml").write_text('\nextends = "a.toml"\n')
@@ -161,7 +183,7 @@ def needs(name: str) -> list[str]:
     return ["data.path=/pictures"] if name == "vagan-images" else []
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", sorted(load_registry().recipes()))
 def test_resolving_is_a_fixed_point(name: str, tmp_path: Path) -> None:
     first = load_recipe(name, ["train.seed=3", *needs(name)])
     text = resolved_toml(first)

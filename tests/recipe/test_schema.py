@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from common import FAMILIES, RECIPES
+from common import FAMILIES
 
 from hybridgen.recipe import load_recipe, resolved_toml
 from hybridgen.recipe.schema import json_schema
@@ -22,7 +22,7 @@ def validator(registry: Registry) -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", sorted(load_registry().recipes()))
 def test_shipped_recipes_are_valid_as_written_and_in_full(name: str, validator: Any) -> None:
     path = load_registry().recipes()[name].path
     validator.validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -45,10 +45,19 @@ def test_every_family_is_valid(family: str, validator: Any) -> None:
         '[encoder]\nuse = "nothing"',
         '[loss.kl]\nuse = "kl"\nweight = { to = 1.0, ovr = 3 }',
         '[optim]\nlr = "fast"',
+        "family = 3",
+        '[encoder]\nuse = "mlp"\nwidth = []',
+        '[encoder]\nuse = "mlp"\nwidth = [64, 0]',
+        '[encoder]\nuse = "mlp"\nwidth = [64, 3.5]',
     ],
 )
 def test_what_an_editor_underlines(text: str, validator: Any) -> None:
     assert not validator.is_valid(tomllib.loads(text))
+
+
+def test_an_editor_takes_a_width_for_all_layers_or_one_for_each(validator: Any) -> None:
+    for width in ("64", "[64]", "[64, 32]"):
+        validator.validate(tomllib.loads(f'family = "mine"\n[encoder]\nuse = "mlp"\nwidth = {width}'))
 
 
 def test_options_carry_their_descriptions_and_defaults(registry: Registry) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common import BIGAN, GAN, LABELLED, TWO_CRITICS, VAGAN
+from common import BIGAN, GAN, LABELLED, TWO_CRITICS, VAE, VAGAN
 
 from hybridgen.data import SampleSpec
 
@@ -25,6 +25,11 @@ WASSERSTEIN = game(GAN, 'formulation = "wasserstein"')
 CONDITIONAL = GAN.replace('[decoder]\nuse = "mlp"', '[decoder]\nuse = "mlp-conditional"').replace(
     '[discriminator]\nuse = "mlp"', '[discriminator]\nuse = "mlp-projection"'
 )
+PAIRS = BIGAN.replace('use = "pair"', 'use = "mlp-joint"\nwidth = 16').replace('"both-sides"', '"adversarial-inference"')
+INTROSPECTIVE = VAE.replace('[loss.kl]\nuse = "kl"\n', "").replace(
+    'use = "reconstruction"', 'use = "soft-introspective"\nwarm_up = 0.0'
+)
+INTROSPECTIVE += '[players]\ndiscriminator = ["encoder"]\n'
 BATCH_NORM = GAN.replace('fake = "fake"', 'fake = "fake"\nnorm = "batch"')
 
 RECIPES: dict[str, str | tuple[str, SampleSpec]] = {
@@ -36,6 +41,12 @@ RECIPES: dict[str, str | tuple[str, SampleSpec]] = {
     # (only differences of logits count there: LeCam gives them a level, without which the last bias would stay)
     "relativistic-pairing": game(GAN.replace(*CONV), 'use = "relativistic"') + loss("r1-r2", 'gamma = "auto"') + LECAM,
     "relativistic-average": game(VAGAN, 'use = "relativistic"', 'formulation = "average"') + LECAM,
+    "inference": PAIRS,
+    "inference-least-squares": game(PAIRS, 'formulation = "least-squares"').replace(
+        'use = "adversarial-inference"', 'use = "adversarial-inference"\nformulation = "least-squares"'
+    ),
+    "introspective": INTROSPECTIVE,
+    "introspective-conditional": (INTROSPECTIVE.replace('use = "mlp"', 'use = "mlp-conditional"'), LABELLED),
     # penalties
     "wasserstein-gradient-penalty": WASSERSTEIN.replace(*CONV) + loss("gradient-penalty", "discriminator_weight = 10"),
     "gradient-penalty-one-sided-lazy": VAGAN + loss("gradient-penalty", "one_sided = true", "target = 0.01", "every = 2"),

@@ -22,6 +22,13 @@ def vae(encoder: str, decoder: str = "", *, options: str = "", latent: str = VEC
     return DATA + table("encoder", encoder, options) + table("decoder", decoder or encoder, options) + latent + TERMS
 
 
+def bigan(discriminator: str, options: str = "", net: str = "mlp", latent: str = VECTOR) -> str:
+    """A critic of pairs, with each side's term."""
+    judged = f'real = {{ x = "x", z = "z" }}\nfake = {{ x = "fake", z = "z_prior" }}\n{options}'
+    game = '[loss.adversarial]\nuse = "adversarial"\n[loss.inference]\nuse = "adversarial-inference"\n'
+    return DATA + table("encoder", net) + table("decoder", net) + latent + table("discriminator", discriminator, judged) + game
+
+
 def vagan(discriminator: str, options: str = "", net: str = "mlp", net_options: str = "") -> str:
     judged = f'fake = ["recon", "fake"]\n{options}'
     adversarial = '[loss.adversarial]\nuse = "adversarial"\nweight = 0.5\n'
@@ -45,6 +52,11 @@ RECIPES: dict[str, str | tuple[str, SampleSpec]] = {
     "r3gan": vagan("r3gan", SINGLE, "r3gan", SINGLE) + R1,
     "r3gan-spatial": vae("r3gan", latent=SPATIAL, options="blocks = 1\nexpansion = 0.5"),
     "r3gan-stddev": vagan("r3gan", f'{SINGLE}\nminibatch = "stddev"'),
+    "mlp-joint": bigan("mlp-joint", 'minibatch = "stddev"') + R1,
+    "mlp-joint-of-codes-in-the-plane": bigan("mlp-joint", net="conv", latent=SPATIAL),
+    "conv-joint": bigan("conv-joint", "units = 12", "conv") + R1,
+    "conv-joint-spectral": bigan("conv-joint", f'{SPECTRAL}\nnorm = "batch"', "conv"),
+    "mlp-of-two-widths": vae("mlp").replace("width = 8", "width = [12, 6]", 1).replace("width = 8", "width = [6, 12]", 1),
     "patch": vagan("patch") + R1,
     "patch-batch": vagan("patch", 'norm = "batch"\nlayers = 0'),
     "mlp-projection": (vagan("mlp-projection", net="mlp-conditional") + R1, LABELLED),

@@ -1,8 +1,8 @@
-"""Recipes that show each augmentation and each equilibrium margin at work."""
+"""Recipes that show each augmentation, each equilibrium margin and each kind of damage at work."""
 
 from __future__ import annotations
 
-from common import ADVERSARIAL_AE, GAN, POINTS, VAGAN
+from common import ADVERSARIAL_AE, AE, GAN, POINTS, VAE, VAGAN
 
 from hybridgen.data import SampleSpec
 
@@ -16,6 +16,12 @@ def augmented(text: str, augment: str, critic: str = "conv") -> str:
     assert network in text
     wanted = f'[discriminator]\nuse = "{critic}"\nwidth = 8\naugment = {{ use = {augment} }}'
     return text.replace(network, wanted)
+
+
+def denoising(text: str, *lines: str) -> str:
+    """A recipe whose encoder sees the batch with something missing."""
+    table = "\n".join(["[quantity.x_corrupted]", 'use = "corrupted"', *lines])
+    return text.replace("[decoder]", 'inputs = { x = "x_corrupted" }\n[decoder]') + table + "\n"
 
 
 HELD_CRITIC = VAGAN.replace("[discriminator]", '[discriminator]\nhold = "ahead"') + '[quantity.ahead]\nuse = "critic-ahead"\n'
@@ -38,6 +44,8 @@ RECIPES: dict[str, str | tuple[str, SampleSpec]] = {
     "instance-noise": augmented(VAGAN, '"instance-noise", over = 0.5'),
     "instance-noise-on-points": (augmented(GAN, '"instance-noise", sigma = 0.3', "mlp"), POINTS),
     "instance-noise-on-codes": augmented(ADVERSARIAL_AE, '"instance-noise"', "mlp"),
+    "corrupted": denoising(AE),
+    "corrupted-masking": denoising(VAE, 'kind = "masking"', "amount = 0.4", "blank = 0.0"),
     "hold-critic": HELD_CRITIC,
     "hold-both": HELD,
 }
