@@ -156,9 +156,6 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def test_fifty_thousand_samples_need_no_more_memory_than_five(tmp_path: Path) -> None:
-    env = {
-        **os.environ,
-        "MALLOC_MMAP_THRESHOLD_": "65536",
     # what is freed goes back to the system: the peak is of what is held, not of holes between it
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     line = [sys.executable, "-c", STREAM]
