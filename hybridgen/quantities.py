@@ -78,17 +78,17 @@ class Wiring:
         self._asking = False
         self._standard: dict[str, Callable[[], Definition]] = {
             "code": self._code,
-            "posterior": self._posterior,
-            "z": self._z,
+            "posterior": partial(self._posterior, "posterior", "code"),
+            "z": partial(self._sampled, "z", "posterior"),
             "prior": self._prior,
-            "z_prior": self._z_prior,
+            "z_prior": partial(self._sampled, "z_prior", "prior"),
             "recon_raw": partial(self._decoded, "recon_raw", "z"),
             "fake_raw": partial(self._decoded, "fake_raw", "z_prior"),
             "recon": partial(self._activated, "recon"),
             "fake": partial(self._activated, "fake"),
             "fake_code": self._fake_code,
-            "fake_posterior": self._fake_posterior,
-            "fake_z": self._fake_z,
+            "fake_posterior": partial(self._posterior, "fake_posterior", "fake_code"),
+            "fake_z": partial(self._sampled, "fake_z", "fake_posterior"),
             "fake_recon_raw": partial(self._decoded, "fake_recon_raw", "fake_z"),
             "fake_recon": partial(self._activated, "fake_recon"),
             "decode": partial(self._view, "decode", "decoder", "z"),
@@ -287,32 +287,18 @@ class Wiring:
         without = {name: why for name, why in REAL_ONLY.items() if name != "x"}
         return self._network("fake_code", "encoder", {"x": "fake", "label": "fake_label"}, without)
 
-    def _posterior(self) -> Definition:
+    def _posterior(self, key: str, code: str) -> Definition:
         self._part("encoder", ", hence no posterior")
-        latent = self._part("latent")
-        return Definition("posterior", self.arguments(_method(latent, "posterior"), Scope("latent")), "latent", "posterior")
-
-    def _fake_posterior(self) -> Definition:
-        code = self.key("fake_code", Scope("latent"))
         method = _method(self._part("latent"), "posterior")
-        arguments = self.arguments(method, Scope("latent", {"code": code}))
-        return Definition("fake_posterior", arguments, "latent", "posterior")
-
-    def _z(self) -> Definition:
-        posterior = self.key("posterior", Scope("latent"))
-        return Definition("z", (("source", posterior), ("noise", self._latent_noise("z"))), function=_sample)
-
-    def _fake_z(self) -> Definition:
-        posterior = self.key("fake_posterior", Scope("latent"))
-        return Definition("fake_z", (("source", posterior), ("noise", self._latent_noise("fake_z"))), function=_sample)
+        return Definition(key, self.arguments(method, Scope("latent", {"code": code})), "latent", "posterior")
 
     def _prior(self) -> Definition:
         return Definition("prior", self.arguments(self._prior_method(), Scope("latent")), "latent", "prior")
 
-    def _z_prior(self) -> Definition:
+    def _sampled(self, key: str, source: str) -> Definition:
         # the batch size of the noise is that of x, so samples of the prior come in the same number
-        prior = self.key("prior", Scope("latent"))
-        return Definition("z_prior", (("source", prior), ("noise", self._latent_noise("z_prior"))), function=_sample)
+        drawn_from = self.key(source, Scope("latent"))
+        return Definition(key, (("source", drawn_from), ("noise", self._latent_noise(key))), function=_sample)
 
     def _latent_noise(self, purpose: str) -> str:
         latent = self._part("latent")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,14 @@ from hybridgen.model import Model
 from hybridgen.precision import Choices
 from hybridgen.routing import Term
 from hybridgen.step import Training, train_step
+
+SHIPPED = sorted(path.stem for path in (Path(__file__).parents[1] / "recipes").glob("*.toml"))
+
+
+def needs(name: str) -> list[str]:
+    """What a shipped recipe leaves to its user."""
+    return ["data.path=/pictures"] if name == "vagan-images" else []
+
 
 SPEC = SampleSpec(kind="image", shape=(1, 8, 8), count=64, low=0, high=16, levels=17, activation="tanh", classes=())
 LABELLED = SampleSpec(

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from math import lcm
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from common import EAGER, batch, captured, close, everything, hand_over, isolated, parameters, steps
+from common import EAGER, SHIPPED, batch, captured, close, everything, hand_over, isolated, needs, parameters, steps
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
@@ -32,15 +31,13 @@ from hybridgen.registry import load_registry
 from hybridgen.routing import Term, last_weight
 from hybridgen.step import Training, compiled, slope, train_step
 
-NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "recipes").glob("*.toml"))
-
 PICTURES = SampleSpec(kind="image", shape=(3, 64, 64), count=1000, low=0, high=255, levels=256, activation="tanh")
 """What a folder of pictures would be described as."""
 
 SMALLER = {
-    "vagan-images": ("data.path=.", "encoder.width=8", "decoder.width=8", "discriminator.width=8"),  # 64 pixels, on a CPU
+    "vagan-images": ("encoder.width=8", "decoder.width=8", "discriminator.width=8"),  # 64 pixels, on a CPU
 }
-"""Overrides without which a recipe can't be built here, or takes seconds a step."""
+"""Overrides without which a recipe takes seconds a step."""
 
 CRITIC = "discriminator.main"
 CODES, IMAGES = "discriminator.codes", "discriminator.pictures"
@@ -149,12 +146,12 @@ registry = cache(load_registry)
 
 @cache
 def spec_of(name: str) -> SampleSpec:
-    recipe = load_recipe(name, SMALLER.get(name, ()), registry=registry())
+    recipe = load_recipe(name, needs(name), registry=registry())
     return PICTURES if recipe.data.component.name == "images" else describe(recipe)
 
 
 def made(name: str, *overrides: str, choices: Choices = EAGER) -> Training:
-    recipe = load_recipe(name, (*SMALLER.get(name, ()), *overrides), registry=registry())
+    recipe = load_recipe(name, (*needs(name), *SMALLER.get(name, ()), *overrides), registry=registry())
     return Training(build(recipe, spec_of(name)), choices)
 
 
@@ -248,7 +245,7 @@ def balanced(state: Training, term: Term, alone: Mapping[str, dict[str, Tensor]]
     return (others.norm() / (alone[term.label][name].norm() + 1e-6)).clamp(max=term.limit)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_gradient_of_each_term_reaches_what_the_recipe_declares_and_nothing_else(name: str) -> None:
     """Each term by itself, all others at 0 but those that it is balanced with, so that a small one hides behind none; then the
     recipe's sum."""
@@ -279,7 +276,7 @@ def test_the_gradient_of_each_term_reaches_what_the_recipe_declares_and_nothing_
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * scale, msg=lambda m, n=message: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_each_update_moves_its_own_player_and_only_what_a_term_of_this_step_trains(name: str) -> None:
     """In the busiest step, in the quietest, and with each term off in turn."""
     state = warm(made(name))
@@ -363,7 +360,7 @@ def cost(state: Training) -> tuple[dict[str, int], dict[str, int], dict[str, int
     return state.variant(step)[0].traversals(), calls, backwards
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_step_is_as_cheap_as_its_formulas_allow(name: str) -> None:
     assert name in PASSES, f'add "{name}" to PASSES: the fewest calls that its formulas allow, whatever is counted'
     state = made(name)
@@ -377,7 +374,7 @@ def test_a_step_is_as_cheap_as_its_formulas_allow(name: str) -> None:
 
 def test_the_tables_hold_no_recipe_that_is_not_shipped() -> None:
     for table in (PASSES, POINTS, DEARER, BACKWARDS, UNCOUPLED, STILL, SMALLER):
-        assert table.keys() <= set(NAMES)
+        assert table.keys() <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", UNCOUPLED)
@@ -402,7 +399,7 @@ QUICK = ("dcgan", "factor-vae", "vae-digits", "vagan", "vq-vae")
 INDUCTOR = ("vae-digits", "wgan-gp", "vagan", "vq-vae")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in SHIPPED])
 def test_compiled_phases_have_no_graph_break_and_go_where_eager_code_goes(name: str) -> None:
     """`fullgraph=True` raises at a break. A step of the fewest terms and twenty of all, on one random stream: the values
     compared in each, the rest at the end."""
@@ -435,7 +432,7 @@ def test_inductor_moves_as_eager_code_does_from_each_of_five_states(name: str) -
 # -- resuming ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_resumed_run_is_bit_equal_across_the_start_of_its_last_term(name: str) -> None:
     """Two steps, a checkpoint, two steps; a term that starts late does so in the first of the last two."""
     whole, resumed = made(name), made(name)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from common import AE, VAE, VAGAN
+from common import AE, SHIPPED, VAE, VAGAN, needs
 
 from hybridgen.errors import RecipeError
 from hybridgen.recipe import Recipe, copy_recipe, load_recipe, resolved_toml
-from hybridgen.registry import Registry, load_registry
+from hybridgen.registry import Registry
 
 Load = Callable[..., Recipe]
 
@@ -178,12 +178,7 @@ def test_relative_paths_are_relative_to_the_file_that_gives_them(
     assert Path.cwd() == tmp_path
 
 
-def needs(name: str) -> list[str]:
-    """What a recipe leaves to its user."""
-    return ["data.path=/pictures"] if name == "vagan-images" else []
-
-
-@pytest.mark.parametrize("name", sorted(load_registry().recipes()))
+@pytest.mark.parametrize("name", SHIPPED)
 def test_resolving_is_a_fixed_point(name: str, tmp_path: Path) -> None:
     first = load_recipe(name, ["train.seed=3", *needs(name)])
     text = resolved_toml(first)

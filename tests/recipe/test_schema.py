@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from common import FAMILIES
+from common import FAMILIES, SHIPPED, needs
 
 from hybridgen.recipe import load_recipe, resolved_toml
 from hybridgen.recipe.schema import json_schema
@@ -22,12 +22,11 @@ def validator(registry: Registry) -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
-@pytest.mark.parametrize("name", sorted(load_registry().recipes()))
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_are_valid_as_written_and_in_full(name: str, validator: Any) -> None:
     path = load_registry().recipes()[name].path
     validator.validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    needs = ["data.path=/pictures"] if name == "vagan-images" else []
-    validator.validate(tomllib.loads(resolved_toml(load_recipe(name, needs))))
+    validator.validate(tomllib.loads(resolved_toml(load_recipe(name, needs(name)))))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
