@@ -55,12 +55,41 @@ def test_it_learns(name: str, tmp_path: Path) -> None:
     assert missed(STUDIES[name], figures_of(STUDIES[name], run(name, 0, tmp_path))) == {}
 
 
-def test_every_shipped_recipe_has_a_study_and_recorded_figures_hold() -> None:
+def test_every_shipped_recipe_has_a_study_and_three_seeds_hold() -> None:
     recipes = set(SHIPPED) - {"vagan-images"}  # its pictures are the user's
     assert recipes <= {study.recipe for study in STUDIES.values()}
-    for name, seeds in recorded().items():
+    known = recorded()
+    assert known.keys() == STUDIES.keys()
+    for name, seeds in known.items():
+        assert len(seeds) >= (1 if name.startswith("fashion-") else 3), name
         for seed, figures in seeds.items():
             assert missed(STUDIES[name], figures) == {}, f"{name}, seed {seed}"
+
+
+def over_seeds(name: str, figure: str) -> list[float]:
+    return [seed[figure] for seed in recorded()[name].values()]
+
+
+def test_iwaes_bound_is_tighter_than_the_vaes() -> None:
+    """Than the VAE's own ELBO, and than the bound of as many samples on the VAE's posterior (Burda et al. 2015, table 1)."""
+    bound = "log p(x), nats above that decoder"
+    assert min(over_seeds("iwae", bound)) > max(over_seeds("vae-digits", bound)) + 1
+    assert min(over_seeds("iwae", bound)) > max(over_seeds("vae-digits", "ELBO, nats above a decoder that ignores z")) + 5
+
+
+def test_on_fashion_mnist_a_critic_lowers_fid_at_some_cost_in_reconstruction() -> None:
+    for hybrid in ("fashion-vagan", "fashion-vae-gan-larsen"):
+        assert max(over_seeds(hybrid, "FID")) < 0.8 * min(over_seeds("fashion-vae-digits", "FID"))
+        assert min(over_seeds(hybrid, "squared error a pixel")) > max(over_seeds("fashion-vae-digits", "squared error a pixel"))
+
+
+def test_wgan_gp_and_r3gan_are_steadier_than_dcgan() -> None:
+    """Closer together over three seeds on digits, and better in each seed on Fashion-MNIST."""
+    games = ("wgan-gp", "r3gan", "dcgan")
+    spread = {name: max(found) - min(found) for name in games for found in [over_seeds(name, "FID")]}
+    assert max(spread["wgan-gp"], spread["r3gan"]) < 0.6 * spread["dcgan"]
+    fashion = {name: over_seeds(f"fashion-{name}", "FID") for name in games}
+    assert max(fashion["wgan-gp"] + fashion["r3gan"]) < min(fashion["dcgan"])
 
 
 def test_the_page_shows_the_recorded_figures() -> None:
