@@ -1,12 +1,15 @@
 """Data: what one example is, held-out examples, and batches on the device in a reproducible order.
 
 Sets are kept as they are stored (uint8 stays uint8) on the device; a batch is indexed and brought to model space there.
+What doesn't fit there, or lies in a file, is read by a thread while the step before computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -92,25 +95,69 @@ class SampleSpec:
         return cls(**{**values, **lists})
 
 
+LARGE = 1 << 30
+"""Bytes from which a part of a set is a view of the whole, not a copy."""
+
+
+class Rows:
+    """Some examples of a large tensor, read when they are asked for: the tensor may be a mapped file."""
+
+    def __init__(self, whole: Tensor, rows: Tensor) -> None:
+        self.whole, self.rows = whole, rows
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.rows), *self.whole.shape[1:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.whole.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.whole.device
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.whole[self.rows[index]]
+
+    def is_floating_point(self) -> bool:
+        return self.whole.is_floating_point()
+
+    def to(self, device: torch.device) -> Tensor | Rows:
+        return self if device.type == "cpu" else self[:].to(device)
+
+
 @dataclass
 class Arrays:
     """Examples as stored, `n ...`; their class indices, `n` int64, where there are labels; and the values of their known
     factors of variation, `n f` int64, where there are any."""
 
-    x: Tensor
+    x: Tensor | Rows
     label: Tensor | None = None
     factors: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
 
+    def tensor(self) -> Tensor:
+        """All of x, in memory."""
+        return self.x if isinstance(self.x, Tensor) else self.x[:]
+
     def subset(self, index: Tensor) -> Arrays:
-        return Arrays(*(None if t is None else t[index] for t in (self.x, self.label, self.factors)))  # type: ignore[arg-type]
+        x = Rows(self.x, index) if isinstance(self.x, Tensor) and _bytes(self.x) >= LARGE else self.x[index]
+        return Arrays(x, *(None if t is None else t[index] for t in (self.label, self.factors)))
 
     def beside(self, index: Any, spec: SampleSpec, device: torch.device) -> dict[str, Tensor]:
         """The quantities that are known of some examples beside their values: `label`, `factors`."""
         known = {"label": self.label if spec.classes else None, "factors": self.factors if spec.factors else None}
         return {name: tensor[index].to(device) for name, tensor in known.items() if tensor is not None}
+
+
+def _bytes(x: Tensor | Rows) -> int:
+    return x.shape.numel() * x.dtype.itemsize
 
 
 class Dataset(Protocol):
@@ -148,11 +195,12 @@ def _verify(arrays: Arrays, spec: SampleSpec, name: str) -> None:
         raise DataError(f"the {name} examples have the shape {tuple(arrays.x.shape[1:])}, expected {spec.stored_shape}")
     if spec.kind == "tokens" and (arrays.x.is_floating_point() or arrays.x.dtype == torch.bool):
         raise DataError(f"the {name} tokens are {arrays.x.dtype}, expected whole numbers (an integer type)")
-    if spec.kind == "tokens" and len(arrays) and not 0 <= int(arrays.x.min()) <= int(arrays.x.max()) < spec.shape[1]:
-        low, high = int(arrays.x.min()), int(arrays.x.max())
-        raise DataError(f"{name} tokens run from {low} to {high}, expected 0 to {spec.shape[1] - 1}")
+    if spec.kind == "tokens" and len(arrays):
+        low, high = int(arrays.tensor().min()), int(arrays.tensor().max())
+        if low < 0 or high >= spec.shape[1]:
+            raise DataError(f"{name} tokens run from {low} to {high}, expected 0 to {spec.shape[1] - 1}")
     if arrays.x.is_floating_point():
-        bad = ~torch.isfinite(arrays.x).flatten(1).all(1)
+        bad = ~torch.isfinite(arrays.tensor()).flatten(1).all(1)
         if bad.any():
             first = int(bad.nonzero()[0])
             raise DataError(f"{int(bad.sum())} {name} examples hold NaN or infinite values; the first is number {first}")
@@ -195,30 +243,66 @@ class Batches:
         device: torch.device,
         *,
         flip: bool = False,
+        channels_last: bool = False,
     ) -> None:
         if flip and spec.kind != "image":
             raise DataError(f"data.flip mirrors pictures; these data are of the kind '{spec.kind}'")
-        self.x = arrays.x.to(device)
+        self.resident = _bytes(arrays.x) < _room(device)
+        self.x = arrays.x.to(device) if self.resident else arrays.x
         self.beside = arrays.beside(slice(None), spec, device)
+        self.last = channels_last and spec.kind == "image"
         self.spec, self.batch_size, self.seed, self.device, self.flip = spec, batch_size, seed, device, flip
         self.count = len(arrays)
         self.per_epoch = self.count // batch_size
-        self._epoch, self._order = -1, torch.empty(0)
+        self._order = lru_cache(2)(self._order)  # type: ignore[method-assign]
+        self._ahead = None if self.resident else Ahead(self._read)
 
     def batch(self, index: int) -> dict[str, Tensor]:
         """Batch `index` (from 0): `x` in model space, `label` and `factors` where the data have them."""
-        epoch, position = divmod(index, self.per_epoch)
-        if epoch != self._epoch:
-            generator = randomness.generator(torch.device("cpu"), self.seed, "order", epoch)
-            self._order = torch.randperm(self.count, generator=generator).to(self.device)
-            self._epoch = epoch
-        chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        made = self.spec.batch(self.x[chosen])
+        chosen = self._chosen(index)
+        stored = self.x[chosen] if self._ahead is None else self._ahead(index).to(self.device, non_blocking=True)
+        made = self.spec.batch(stored)
         if self.flip:
             x = made["x"]
             coin = randomness.uniform((len(x), 1, 1, 1), self.device, self.seed, "flip", index)
             made["x"] = torch.where(coin < 0.5, x.flip(-1), x)
+        if self.last:
+            made["x"] = made["x"].contiguous(memory_format=torch.channels_last)
         return made | {name: tensor[chosen] for name, tensor in self.beside.items()}
+
+    def _chosen(self, index: int) -> Tensor:
+        epoch, position = divmod(index, self.per_epoch)
+        return self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def _order(self, epoch: int) -> Tensor:
+        generator = randomness.generator(torch.device("cpu"), self.seed, "order", epoch)
+        return torch.randperm(self.count, generator=generator).to(self.device)
+
+    def _read(self, index: int) -> Tensor:
+        """The stored examples of a batch on the host, where a device can fetch them while it computes."""
+        stored = self.x[self._chosen(index).cpu()]
+        return stored.pin_memory() if self.device.type == "cuda" else stored
+
+
+class Ahead:
+    """Reads the next batches in a thread: `read(index)` of the one asked for, and a few after it meanwhile."""
+
+    def __init__(self, read: Callable[[int], Tensor], depth: int = 2) -> None:
+        self.read, self.depth = read, depth
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="hybridgen-data")
+        self.coming: dict[int, Future[Tensor]] = {}
+
+    def __call__(self, index: int) -> Tensor:
+        self.coming = {i: future for i, future in self.coming.items() if i >= index}
+        for i in range(index, index + 1 + self.depth):
+            if i not in self.coming:
+                self.coming[i] = self.pool.submit(self.read, i)
+        return self.coming.pop(index).result()
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that a set may take on a device: a third of what is free on a GPU, for the model wants the rest."""
+    return torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else LARGE
 
 
 def batches_in_order(arrays: Arrays, spec: SampleSpec, batch_size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:

@@ -503,7 +503,7 @@ def _not_finite(value: Any) -> int:
 def _digest(arrays: Arrays) -> str:
     """Which examples these are: the beginning of a SHA-256 over their values and labels."""
     found = hashlib.sha256()
-    for tensor in (arrays.x, arrays.label):
+    for tensor in (arrays.tensor(), arrays.label):
         if tensor is not None:
             found.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]

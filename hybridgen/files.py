@@ -30,3 +30,9 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file in hex, as sha256sum tells it. Raises OSError where it can't be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """$HYBRIDGEN_CACHE, else $XDG_CACHE_HOME/hybridgen, else ~/.cache/hybridgen; not made here."""
+    own, shared = os.environ.get("HYBRIDGEN_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "hybridgen"

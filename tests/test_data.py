@@ -8,7 +8,8 @@ import pytest
 import torch
 from common import AE, LABELLED, SPEC
 
-from hybridgen.data import Arrays, Batches, SampleSpec, batches_in_order, open_data
+from hybridgen import data as data_module
+from hybridgen.data import Ahead, Arrays, Batches, Rows, SampleSpec, batches_in_order, open_data
 from hybridgen.errors import DataError
 from hybridgen.recipe import Recipe
 
@@ -107,3 +108,63 @@ def test_data_that_is_not_as_described(arrays: Arrays, expected: str, recipe: Ca
 def test_evaluation_sees_every_example_once() -> None:
     sizes = [len(batch["x"]) for batch in batches_in_order(numbered(), SPEC, 8, CPU)]
     assert sizes == [8, 8, 4]
+
+
+# -- more than fits --------------------------------------------------------------------------------------------------------
+
+
+def test_streamed_batches_are_those_of_a_set_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view of a mapped file, read ahead by a thread: the same batches in any order, over the ends of epochs."""
+    whole = numbered()
+    resident = Batches(whole, LABELLED, 5, 0, CPU, flip=True)
+    monkeypatch.setattr(data_module, "LARGE", 1)
+    splits = [Arrays(whole.x, whole.label).subset(torch.arange(len(whole))) for _ in range(2)]
+    assert all(isinstance(arrays.x, Rows) for arrays in splits)
+    streamed, jumping = (Batches(arrays, LABELLED, 5, 0, CPU, flip=True) for arrays in splits)
+    assert resident.resident
+    assert not streamed.resident
+    count = 3 * resident.per_epoch
+    for i in range(count):
+        a, b = resident.batch(i), streamed.batch(i)
+        assert torch.equal(a["x"], b["x"])
+        assert torch.equal(a["label"], b["label"])
+    for i in (count, 0, 7, 3):
+        assert torch.equal(resident.batch(i)["x"], jumping.batch(i)["x"])
+
+
+def test_the_next_batches_are_read_ahead_and_once() -> None:
+    asked: list[int] = []
+
+    def read(index: int) -> torch.Tensor:
+        asked.append(index)
+        return torch.tensor(index)
+
+    ahead = Ahead(read, depth=2)
+    assert [int(ahead(i)) for i in range(5)] == [0, 1, 2, 3, 4]
+    assert int(ahead(2)) == 2  # a resumed run may go back
+    ahead.pool.shutdown(wait=True)
+    assert asked[:7] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_what_fails_while_reading_ahead_is_raised_where_it_is_asked_for() -> None:
+    def read(index: int) -> torch.Tensor:
+        if index == 1:
+            raise DataError("the disk went away")
+        return torch.tensor(index)
+
+    ahead = Ahead(read)
+    assert int(ahead(0)) == 0
+    with pytest.raises(DataError, match="the disk went away"):
+        ahead(1)
+    assert int(ahead(2)) == 2
+
+
+def test_a_view_reads_like_the_tensor_it_shows() -> None:
+    whole = torch.arange(40, dtype=torch.uint8).view(10, 4)
+    rows = Rows(whole, torch.tensor([7, 2, 5]))
+    shown = whole[[7, 2, 5]]
+    assert (len(rows), rows.shape, rows.dtype, rows.is_floating_point()) == (3, shown.shape, torch.uint8, False)
+    assert torch.equal(rows[:], shown)
+    assert torch.equal(rows[1:], shown[1:])
+    assert torch.equal(rows[torch.tensor([2, 0])], shown[[2, 0]])
+    assert torch.equal(Arrays(rows).subset(torch.tensor([1, 2])).tensor(), shown[1:])

@@ -1,7 +1,11 @@
-"""A folder of pictures: any formats that pillow reads, any sizes."""
+"""A folder of pictures: any formats that pillow reads, any sizes; decoded once, then mapped from a file."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import PIL
 import torch
 from einops import rearrange
 from PIL import Image, ImageOps
@@ -17,23 +22,30 @@ from pydantic import Field
 
 from hybridgen.data import Arrays, SampleSpec
 from hybridgen.errors import DataError
+from hybridgen.files import cache_folder, write_atomically
 
 GREY = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 LOOKED_AT = 256
+CACHED = 1 << 24
+"""Bytes of decoded pictures from which they are kept in the cache: less is decoded again in a moment."""
 NAMED = 5
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Images:
-    """Every picture below a folder, brought to one size and kept in memory as bytes.
+    """Every picture below a folder, brought to one size and kept as bytes, in memory or in a file.
 
     `fit` says how another aspect is met: "crop" fills the frame and cuts evenly what stands over, "pad" shows the whole
     picture on `background`, "stretch" ignores the aspect. Cameras' EXIF orientation is obeyed, transparency is laid on
     `background`, of animations the first frame is taken, 16-bit pictures are brought to 8 bits. Class sub-folders become
     labels where every picture lies in one and there are at least two. Hidden files and other kinds of files are passed over.
 
+    Sets from 16 MiB on are kept in hybridgen's cache (`pictures/` below $HYBRIDGEN_CACHE, else ~/.cache/hybridgen), under a
+    name that changes with files, their times and these options: the next run maps that file and decodes nothing, runs beside
+    each other share it, and a set may be larger than memory. What lies there can be deleted at any time.
+
     Raises: DataError for a folder without pictures, pictures that can't be read (unless `broken = "skip"`), and sets that
-    don't fit into memory.
+    fit neither into memory nor onto the cache's disk.
     """
 
     def __init__(
@@ -68,8 +80,20 @@ class Images:
 
     def load(self) -> dict[str, Arrays]:
         files, channels, classes = self._files, self._channels, self._classes()
-        _fits_memory(len(files) * channels * self.size[0] * self.size[1], self.path)
-        pixels = np.empty((len(files), channels, *self.size), np.uint8)
+        shape = (len(files), channels, *self.size)
+        if math.prod(shape) < CACHED:
+            pixels, good = self._decoded(np.empty(shape, np.uint8))
+        else:
+            pixels, good = self._kept(shape)
+        label = None
+        if classes:
+            place = {name: i for i, name in enumerate(classes)}
+            label = torch.tensor([place[self._folder(files[i])] for i in good])
+        return {"train": Arrays(torch.from_numpy(pixels), label)}
+
+    def _decoded(self, pixels: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """The pictures that can be read, moved together at the start of `pixels`, and which these are."""
+        files = self._files
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:  # pillow decodes without the interpreter's lock
             causes = list(pool.map(lambda i: self._read(files[i], pixels[i]), range(len(files))))
         bad = [(file, cause) for file, cause in zip(files, causes, strict=True) if cause]
@@ -78,11 +102,53 @@ class Images:
         good = [i for i, cause in enumerate(causes) if not cause]
         if not good:
             raise DataError(f"none of the {len(files)} pictures below {self.path} can be read")
-        label = None
-        if classes:
-            place = {name: i for i, name in enumerate(classes)}
-            label = torch.tensor([place[self._folder(files[i])] for i in good])
-        return {"train": Arrays(torch.from_numpy(pixels if len(good) == len(files) else pixels[good]), label)}
+        for to, i in enumerate(good):
+            if to != i:
+                pixels[to] = pixels[i]
+        return pixels[: len(good)], good
+
+    # -- the cache -------------------------------------------------------------------------------------------------------
+
+    def _kept(self, shape: tuple[int, ...]) -> tuple[np.ndarray, list[int]]:
+        """As `_decoded`, from the file of an earlier run where there is one; else decoded into it.
+
+        A reader sees a whole file or none: it gets its name when it is complete. Two runs that decode the same folder at
+        once write the same bytes twice.
+        """
+        folder = cache_folder() / "pictures"
+        file, about = folder / f"{self._key()}.bytes", folder / f"{self._key()}.json"
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            told = json.loads(about.read_text(encoding="utf-8"))
+            self.notes = [*told["notes"], f"pictures are read from {file}"]
+            return _mapped(file, (len(told["good"]), *shape[1:])), told["good"]
+        part = folder / f".{file.name}.{os.getpid()}.tmp"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _reserve(part, math.prod(shape))
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            _fits_memory(math.prod(shape), self.path, error)
+            pixels, good = self._decoded(np.empty(shape, np.uint8))
+            self.notes.append(f"pictures are not kept for the next run: {error.strerror or error} ({folder})")
+            return pixels, good
+        try:
+            pixels, good = self._decoded(_mapped(part, shape))
+            os.truncate(part, pixels.nbytes)
+            part.replace(file)
+            write_atomically(about, json.dumps({"good": good, "notes": self.notes}).encode())
+        finally:
+            part.unlink(missing_ok=True)
+        self.notes.append(f"pictures are kept in {file}, {pixels.nbytes / 2**20:,.0f} MiB, for the next run")
+        return pixels, good
+
+    def _key(self) -> str:
+        """What the decoded bytes depend on: every file's name, size and time, the options, and pillow."""
+        stats = [(file.relative_to(self.path).as_posix(), file.stat()) for file in self._files]
+        about = [
+            *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats),
+            (*self.size, self.fit, self._channels, self.background, self.broken, PIL.__version__),
+        ]
+        return hashlib.blake2b(repr(about).encode(), digest_size=16).hexdigest()
 
     # -- files -----------------------------------------------------------------------------------------------------------
 
@@ -179,13 +245,30 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
 
-def _fits_memory(size: int, path: Path) -> None:
+def _reserve(file: Path, size: int) -> None:
+    """A file of `size` bytes that are really there: writing to a map of one that isn't would end the process."""
+    with file.open("wb") as opened:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(opened.fileno(), 0, size)
+        else:
+            for start in range(0, size, 1 << 24):
+                opened.write(bytes(min(1 << 24, size - start)))
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+    if file.stat().st_size < math.prod(shape):
+        raise ValueError(f"{file} is shorter than {math.prod(shape)} bytes")
+    return np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def _fits_memory(size: int, path: Path, error: OSError) -> None:
     try:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return
     if size > 0.6 * whole:
         raise DataError(
-            f"the pictures below {path} take {size / 2**30:.1f} GiB at this size, this machine has {whole / 2**30:.1f} GiB; "
-            "write a smaller data.size, or give a part of them"
+            f"the pictures below {path} take {size / 2**30:.1f} GiB at this size, this machine has {whole / 2**30:.1f} GiB of "
+            f"memory, and the cache can't take them: {error.strerror or error}; write a smaller data.size, or name a folder "
+            "with more room in HYBRIDGEN_CACHE"
         )

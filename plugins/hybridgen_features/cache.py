@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from hybridgen.files import cache_folder
+
 
 def folder() -> Path:
-    """`features/` below $HYBRIDGEN_CACHE, else $XDG_CACHE_HOME/hybridgen, else ~/.cache/hybridgen; not made here."""
-    own, shared = os.environ.get("HYBRIDGEN_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    root = Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "hybridgen"
-    return root / "features"
+    """`features/` below hybridgen's cache; not made here."""
+    return cache_folder() / "features"
 
 
 def digest(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:

@@ -197,7 +197,7 @@ class Classifier(nn.Module):
             "dim": self.dim,
             "trained_on": data,
             "examples": len(train),
-            "data": cache.digest({"x": train.x, "label": train.label}),
+            "data": cache.digest({"x": train.tensor(), "label": train.label}),
             "range": [spec.low, spec.high],
             "steps": self.steps or (600 if len(train) < 10_000 else 1000),
         }
