@@ -33,7 +33,7 @@ def environment(*, registry: Registry, seed: int, device: str) -> dict[str, Any]
             {"name": p.name, "distribution": p.distribution, "version": p.version, "state": p.state} for p in registry.plugins
         ],
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
@@ -44,12 +44,13 @@ def environment(*, registry: Registry, seed: int, device: str) -> dict[str, Any]
     }
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """The processor's model, as the system tells it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    return platform.processor()
+    return platform.processor() or platform.machine()
 
 
 def _git() -> dict[str, Any] | None:

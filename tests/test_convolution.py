@@ -1,0 +1,183 @@
+"""Weight gradients by one product: those of the vendor's kernel, at every order, and only where they are faster."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hybridgen import convolution
+from hybridgen.convolution import ChoosingConv2d, ChoosingConvTranspose2d, install, unfolding_pays
+
+LAYERS = {
+    "3x3, stride 2, odd": (nn.Conv2d(6, 8, 3, stride=2, padding=1), (5, 6, 7, 9)),
+    "4x4, stride 2": (nn.Conv2d(6, 8, 4, stride=2, padding=1), (2, 6, 7, 7)),
+    "uneven": (nn.Conv2d(4, 8, (3, 5), stride=(2, 3), padding=(0, 2), bias=False), (2, 4, 9, 11)),
+    "1x1": (nn.Conv2d(4, 8, 1), (3, 4, 5, 5)),
+    "transposed": (nn.ConvTranspose2d(6, 8, 4, stride=2, padding=1), (3, 6, 3, 5)),
+    "transposed, uneven": (nn.ConvTranspose2d(4, 6, (3, 2), stride=(3, 1), padding=(1, 0), bias=False), (2, 4, 4, 3)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _as_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr(convolution, "LARGE", 1)
+    monkeypatch.setenv("HYBRIDGEN_CACHE", str(tmp_path))
+    for cached in (convolution._known, unfolding_pays):
+        cached.cache_clear()
+    yield
+    for cached in (convolution._known, unfolding_pays):
+        cached.cache_clear()
+
+
+def always(monkeypatch: pytest.MonkeyPatch, answer: bool = True) -> None:
+    monkeypatch.setattr(convolution, "unfolding_pays", lambda *_: answer)
+
+
+def gradients(layer: nn.Module, x: Tensor) -> list[Tensor]:
+    """Output, first gradients, and those of a penalty on the input's gradient."""
+    x = x.clone().requires_grad_()
+    out = layer(x)
+    weights = list(layer.parameters())
+    first = torch.autograd.grad(out.square().sum(), [x, *weights], create_graph=True)
+    second = torch.autograd.grad(first[0].square().sum(), [x, *weights])
+    return [out, *first, *second]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("last", [False, True])
+def test_gradients_are_the_vendors_at_first_and_second_order(name: str, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    always(monkeypatch)
+    layer, shape = LAYERS[name]
+    layer = copy.deepcopy(layer).double()
+    x = torch.randn(shape, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    if last:
+        layer, x = layer.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+    expected = gradients(layer, x)
+    monkeypatch.setattr(convolution, "_wanted", lambda weight: torch.is_grad_enabled())  # double for the comparison
+    assert install([layer]) == 1
+    made = []
+    apply = convolution.product
+    monkeypatch.setattr(convolution, "product", lambda *a: made.append(1) or apply(*a))
+    found = gradients(layer, x)
+    assert made
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_function_transforms_and_copies_see_their_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Penalties differentiate through `functional_call`, evaluation uses deep copies."""
+    always(monkeypatch)
+    layer = nn.ConvTranspose2d(3, 4, 2, stride=2)
+    install([layer])
+    other = {name: torch.randn_like(p) for name, p in layer.named_parameters()}
+    x = torch.randn(2, 3, 3, 3)
+    found = torch.func.grad(lambda w: functional_call(layer, w, (x,)).square().sum())(other)
+    plain = nn.ConvTranspose2d(3, 4, 2, stride=2)
+    plain.load_state_dict(other)
+    plain(x).square().sum().backward()
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-5)
+    twin = copy.deepcopy(layer)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert not twin(x).any()
+    assert layer(x).any()
+
+
+def test_only_what_the_product_can_do_is_told() -> None:
+    layers: list[Any] = [
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(4, 4, 3, dilation=2),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        nn.ConvTranspose2d(4, 4, 3, stride=2, output_padding=1),
+        nn.Conv1d(4, 4, 3),
+        nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3)),
+    ]
+    assert install(layers) == 0
+    assert install([nn.Sequential(nn.Conv2d(4, 4, 3), nn.ConvTranspose2d(4, 4, 3))]) == 2
+
+
+def test_small_layers_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "LARGE", 1 << 17)
+    assert install([nn.Conv2d(64, 128, 3)]) == 0
+    assert install([nn.Conv2d(128, 128, 3)]) == 1
+
+
+def test_without_gradients_nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any) -> bool:
+        raise AssertionError
+
+    monkeypatch.setattr(convolution, "unfolding_pays", never)
+    layers = [nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(3, 4, 3)]
+    install(layers)
+    x = torch.randn(2, 3, 5, 5)
+    with torch.no_grad():
+        assert [layer(x).shape[1] for layer in layers] == [4, 4]
+    for layer in layers:
+        layer.requires_grad_(False)
+        assert layer(x).shape[1] == 4
+
+
+def test_a_shape_is_timed_once_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    times, calls = iter([(1.0, 0.5), (1.0, 0.95)]), []
+
+    def timed(*arguments: Any) -> tuple[float, float]:
+        calls.append(arguments)
+        return next(times)
+
+    monkeypatch.setattr(convolution, "_timed", timed)
+    shapes = torch.Size((2, 4, 5, 5)), torch.Size((8, 4, 3, 3)), (2, 2), (1, 1)
+    assert unfolding_pays(False, *shapes)
+    assert not unfolding_pays(True, *shapes)  # a twentieth is no reason
+    for again in range(3):
+        if again:
+            convolution._known.cache_clear()
+            unfolding_pays.cache_clear()
+        assert unfolding_pays(False, *shapes)
+        assert not unfolding_pays(True, *shapes)
+    assert len(calls) == 2
+    (kept,) = json.loads((tmp_path / "convolutions.json").read_text()).values()
+    assert list(kept.values()) == [True, False]
+
+
+def test_a_cache_that_cannot_be_read_or_written_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(convolution, "_timed", lambda *_: (1.0, 0.5))
+    shapes = torch.Size((2, 4, 5, 5)), torch.Size((8, 4, 3, 3)), (2, 2), (1, 1)
+    (tmp_path / "convolutions.json").write_text("{ not json", encoding="utf-8")
+    assert unfolding_pays(False, *shapes)
+    assert json.loads((tmp_path / "convolutions.json").read_text())
+    unfolding_pays.cache_clear()
+    convolution._known.cache_clear()
+    monkeypatch.setenv("HYBRIDGEN_CACHE", str(tmp_path / "convolutions.json" / "no folder"))
+    assert unfolding_pays(False, *shapes)
+
+
+def test_the_timing_is_of_both_ways() -> None:
+    layer = nn.Conv2d(4, 8, 3, stride=2, padding=1)
+    assert isinstance(layer, nn.Conv2d)
+    install([layer])
+    assert isinstance(layer, ChoosingConv2d)
+    layer(torch.randn(2, 4, 8, 8)).sum().backward()
+    assert layer.weight.grad is not None
+    transposed = nn.ConvTranspose2d(8, 4, 4, stride=2, padding=1)
+    install([transposed])
+    assert isinstance(transposed, ChoosingConvTranspose2d)
+    transposed(torch.randn(2, 8, 3, 3)).sum().backward()
+    assert len(convolution._known()) == 2
+    assert all(
+        min(convolution._timed(flag, *arguments)) > 0
+        for flag, arguments in [
+            (False, (torch.Size((2, 4, 8, 8)), torch.Size((8, 4, 3, 3)), (2, 2), (1, 1))),
+            (True, (torch.Size((2, 8, 3, 3)), torch.Size((8, 4, 4, 4)), (2, 2), (1, 1))),
+        ]
+    )
