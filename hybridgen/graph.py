@@ -315,11 +315,13 @@ def _view(module: nn.Module, frozen: bool) -> Callable[..., Any]:
     """The part as a function for terms that evaluate it at points of their own (penalties, path length).
 
     It runs in float32 outside autocast. Buffers are cloned inside the call: batch norm fails otherwise inside
-    `torch.func.grad`, and statistics move only in the part's own update. A discriminator gives its logits alone.
+    `torch.func.grad`, and statistics move only in the part's own update. Weights are contiguous, for `torch.vmap` takes no
+    channels-last ones; the layout then follows the points. A discriminator gives its logits alone.
     """
 
     def function(*args: Any, **kwargs: Any) -> Any:
-        result = torch.func.functional_call(module, _copies(module, detached=frozen), args, kwargs)
+        tensors = {name: tensor.contiguous() for name, tensor in _copies(module, detached=frozen).items()}
+        result = torch.func.functional_call(module, tensors, args, kwargs)
         return result[0] if isinstance(result, tuple) else result
 
     return function

@@ -170,6 +170,7 @@ def _steps(session: Session, clock: Clock, asked: list[str]) -> Iterator[int]:
         meter.fetched()
         session.record.add(train_step(session.state, batches, step))
         meter.stepped()
+        _fallen_back(session, step)
         for listener in session.listeners:
             progress = getattr(listener, "progress", None)
             if progress is not None:
@@ -217,6 +218,16 @@ def _log(session: Session, step: int, clock: Clock, meter: Meter, *, keep: bool 
     _diagnose(session, step)
 
 
+def _fallen_back(session: Session, step: int) -> None:
+    """What torch could not compile, once each: it runs eagerly, and the run goes on."""
+    for what, why in session.state.fallbacks.items():
+        code = f"compile.{what}"
+        if code not in session.uncompiled:
+            session.uncompiled.add(code)
+            message = f"{what} can't be compiled and runs eagerly, the rest is compiled: {why}"
+            session.emit("health", step=step, code=code, message=message)
+
+
 def _total(session: Session, player: str, values: Mapping[str, float]) -> float:
     """The weighted sum of a player's terms, as far as they took part since the last row."""
     total = 0.0
@@ -236,6 +247,8 @@ def _not_finite(session: Session, step: int, culprit: str) -> None:
             f"{culprit} became NaN or infinite in step {step}; {last}. Lower the learning rate, clip gradients "
             f"(`optim.clip_norm=1.0`) or bound what the term takes the logarithm or exponential of"
         )
+        if session.choices.precision == "fp16":
+            message += "; float16 ends at 65,504: `train.precision=bf16` has float32's range"
         session.emit("health", step=step, code="non-finite", message=message)
         raise DivergedError(message, step=step, term=culprit)
     message = f"{culprit} was not finite in step {step}: that update was skipped"

@@ -73,8 +73,8 @@ def evaluate(
     evaluation = prepare(model, frequencies=checkpoint.metadata.get("label_frequencies"), optional=optional)
     units, better = evaluation.units, evaluation.higher_is_better
     started = time.monotonic()
-    threads = choose(dataclasses.replace(recipe.train, device=device), sum(model.counts().values())).threads
-    with numerics(threads, deterministic=False):
+    choices = choose(dataclasses.replace(recipe.train, device=device, precision="fp32"), sum(model.counts().values()))
+    with numerics(choices, deterministic=False):
         found = evaluation.run(model.parts, splits, checkpoint.step, device=where, progress=progress)
     record = {
         "event": "evaluation",

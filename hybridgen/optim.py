@@ -77,17 +77,19 @@ class Average:
         pairs = [(source[path], target[path]) for path in source]
         self.parameters: list[Tensor] = [p for s, _ in pairs for p in s.parameters()]
         self.averages: list[Tensor] = [p for _, t in pairs for p in t.parameters()]
-        self.pairs = pairs
+        self.buffered = [(s, t) for s, t in pairs if next(s.buffers(), None) is not None]
 
     @torch.no_grad()
     def update(self, step: int, skipped: Tensor) -> None:
         """Move towards the parameters after step `step`; not at all where `skipped` is 1."""
         decay = min(self.decay, (1 + step) / (WARM_UP + step))
         rate = (1.0 - decay) * (1.0 - skipped)
-        if self.parameters:
+        if self.parameters and rate.device.type == "cpu":  # one pass over memory in place of three
+            torch._foreach_lerp_(self.averages, self.parameters, [rate] * len(self.averages))
+        elif self.parameters:  # three launches for all in place of one for each
             difference = torch._foreach_sub(self.parameters, self.averages)
             torch._foreach_mul_(difference, rate)
             torch._foreach_add_(self.averages, difference)
-        for source, target in self.pairs:  # looked up anew: an `update` may put a new tensor in a buffer's place
+        for source, target in self.buffered:  # looked up anew: an `update` may put a new tensor in a buffer's place
             for buffer, copied in zip(source.buffers(), target.buffers(), strict=True):
                 copied.copy_(torch.where(skipped.bool(), copied, buffer))

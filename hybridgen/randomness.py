@@ -39,3 +39,17 @@ def uniform(shape: Sequence[int], device: torch.device, seed: int, *purpose: str
     import torch
 
     return torch.rand(tuple(shape), device=device, generator=generator(device, seed, *purpose))
+
+
+def seed_default(device: torch.device, seed: int, *purpose: str | int) -> None:
+    """Put the default generators of the CPU and of `device` at the start of the stream that `purpose` names.
+
+    Where no GPU is in use `torch.manual_seed` keeps every call with its traceback for one that might be later: that costs
+    milliseconds a step, and memory that grows.
+    """
+    import torch
+
+    number = stream_seed(seed, *purpose)
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hybridgen import convolution
 from hybridgen.data import Arrays, Batches, SampleSpec, open_data
 from hybridgen.evaluation import Evaluation, best_by, prepare
 from hybridgen.events import EventLog, read_events, truncate_after
@@ -22,6 +23,7 @@ from hybridgen.record import Record
 from hybridgen.report import make_reporter
 from hybridgen.run_folder import RunFolder
 from hybridgen.step import Training
+from hybridgen.trial import choose_compile
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Session:
     notes: tuple[str, ...] = ()
     diversity: float | None = None
     told: set[str] = field(default_factory=set)
+    uncompiled: set[str] = field(default_factory=set)
     checkpoint: Path | None = None
 
     def emit(self, event: str, **fields: Any) -> dict[str, Any]:
@@ -84,14 +87,23 @@ class Prepared:
         source = source_of(recipe)
         self.spec: SampleSpec = source.describe()
         self.model = build(recipe, self.spec)
-        self.choices = choices or choose(recipe.train, sum(self.model.counts().values()))
+        size = sum(self.model.counts().values())
+        self.choices = chosen = choices or choose(recipe.train, size, self.model.parts.values())
         device = torch.device(self.choices.device)
         for module in self.model.parts.values():
-            module.to(device)
+            module.to(device).to(memory_format=self.choices.memory_format)  # type: ignore[call-overload]
+        if device.type == "cpu" and self.choices.autocast is None:
+            convolution.install(self.model.parts.values())
         splits = open_data(source, recipe.data)
         self.notes = tuple(getattr(source, "notes", ()))  # what loading left out
         self.data = Batches(
-            splits["train"], self.spec, recipe.data.batch_size, recipe.train.seed, device, flip=recipe.data.flip
+            splits["train"],
+            self.spec,
+            recipe.data.batch_size,
+            recipe.train.seed,
+            device,
+            flip=recipe.data.flip,
+            channels_last=self.choices.channels_last,
         )
         held_out = splits.get("validation")
         self.validation = held_out if held_out is not None and len(held_out.x) else None
@@ -100,13 +112,16 @@ class Prepared:
         self.frequencies = (
             (torch.bincount(labels, minlength=classes) / len(labels)).tolist() if classes and labels is not None else None
         )
+        if choices is None and recipe.train.compile == "auto":
+            with self.numerics():
+                self.choices = choose_compile(self.model, chosen, self.data)
         self.state = Training(self.model, self.choices)
         self.splits = splits
         self.evaluation = prepare(self.model, frequencies=self.frequencies)
 
     def numerics(self) -> contextlib.AbstractContextManager[None]:
         """Threads and determinism as the run asks for them."""
-        return numerics(self.choices.threads, self.recipe.train.deterministic)
+        return numerics(self.choices, self.recipe.train.deterministic)
 
     def session(self, folder: RunFolder, report: str, resumed_from: int | None = None) -> Session:
         recipe = self.recipe

@@ -7,16 +7,14 @@ term in routing.py. Nothing here waits for the device: values stay tensors until
 
 from __future__ import annotations
 
-import types
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch._functorch.config
 from torch import Tensor
 
 from hybridgen import randomness
+from hybridgen.compiling import compiled
 from hybridgen.graph import Env, Graph, joined
 from hybridgen.model import Model
 from hybridgen.optim import Average, averaged_copy, clip, gradient_norm, limit_weights, optimiser, set_learning_rate
@@ -97,17 +95,22 @@ class Training:
         self.choices = choices
         self.planner = model.planner(choices.autocast)
         self.parameters = {player: model.parameters(player) for player in ("generator", "discriminator")}
+        self.trainable = {path: [p for p in part.parameters() if p.requires_grad] for path, part in model.parts.items()}
         self.optim = recipe.optim
         self.optimisers = {
             player: optimiser(recipe.optim[player], parameters)
             for player in self.parameters
-            if (parameters := [p for path in self._paths(player) if path not in model.holds for p in self._trainable(path)])
+            if (parameters := [p for path in self._paths(player) if path not in model.holds for p in self.trainable[path]])
         }
         self.held_optimisers = {  # a part that may be held back has an optimiser of its own, for that can be skipped
             path: optimiser(recipe.optim[model.owner[path]], parameters)
             for path in model.holds
-            if (parameters := self._trainable(path))
+            if (parameters := self.trainable[path])
         }
+        self.scalers = {
+            player: torch.amp.GradScaler(self.device.type, enabled=choices.precision == "fp16") for player in self.parameters
+        }
+        self.one = torch.ones((), device=self.device)
         self.averaged = averaged_copy(model.parts)
         side = {path: module for path, module in model.parts.items() if model.owner[path] == "generator"}
         self.average = Average(side, self.averaged, recipe.train.ema) if recipe.train.ema else None
@@ -116,13 +119,12 @@ class Training:
         kept = [p for p in model.parts if recipe.train.nonfinite == "skip" or self._holder(p)]
         self.statistics = {p: [b.clone() for b in model.parts[p].buffers()] for p in kept}
         self.labels = [term.label for term in model.terms]
+        self.positions: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+        self.fallbacks: dict[str, str] = {}  # what could not be compiled -> why
         self.variants: dict[tuple[str, ...], tuple[Plan, dict[str, PhaseFunction]]] = {}
 
     def _paths(self, player: str) -> list[str]:
         return [path for path in self.model.parts if self.model.owner[path] == player]
-
-    def _trainable(self, path: str) -> list[Tensor]:
-        return [p for p in self.model.parts[path].parameters() if p.requires_grad]
 
     # -- what is active in a step ------------------------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ class Training:
     def _wrap(self, phase: Phase) -> PhaseFunction:
         if not self.choices.compile:
             return phase
-        return compiled(phase)
+        return compiled(phase, "inductor", self.model.parts, self.fallbacks.setdefault)
 
     # -- what a phase reads ------------------------------------------------------------------------------------------
 
@@ -173,7 +175,7 @@ class Training:
 
     def reseed(self, step: int, update: int, micro: int) -> None:
         """Dropout and its like draw from the default generator, which is re-derived each time."""
-        torch.manual_seed(randomness.stream_seed(self.train.seed, "layers", step, update, micro))
+        randomness.seed_default(self.device, self.train.seed, "layers", step, update, micro)
 
     # -- what follows a phase ----------------------------------------------------------------------------------------
 
@@ -183,9 +185,10 @@ class Training:
         for index, (group, total, apart) in enumerate(zip(phase.groups, result.totals, result.apart, strict=True)):
             for label, term in apart.items():  # 0 where all that it is compared to is off
                 total = total + factors.get(label, 0.0) * term
-            moved = [p for path in group.parts for p in self._trainable(path)]
+            moved = [p for path in group.parts for p in self.trainable[path]]
             more = index < len(phase.groups) - 1
-            torch.autograd.backward(total * share if share != 1.0 else total, inputs=moved, retain_graph=more)
+            total = self.scalers[group.player].scale(total * share if share != 1.0 else total)
+            torch.autograd.backward(total, inputs=moved, retain_graph=more)
 
     def _balanced(self, result: Result) -> dict[str, Tensor]:
         """The factor of each balanced term: |gradient of what it is compared to| / |its own|, at the decoder's last layer.
@@ -193,10 +196,11 @@ class Training:
         Source: Esser et al. 2020 (arXiv:2012.09841), equation 7.
         """
         factors = {}
+        scaler = self.scalers["generator"]
         for label, (term, others) in result.compared.items():
             last = last_weight(self.model.parts["decoder"])
             assert last is not None  # checked when the model was built
-            own, other = (slope(value, last).norm() for value in (term, others))
+            own, other = (slope(scaler.scale(value), last).norm() / scaler.scale(self.one) for value in (term, others))
             limit = next(t.limit for t in self.model.terms if t.label == label)
             factors[label] = (other / (own + BALANCE_EPSILON)).clamp(max=limit)
             result.values[f"state.loss.{label}.balance"] = factors[label]
@@ -218,9 +222,11 @@ class Training:
         """
         spec, parameters = self.optim[player], self.parameters[player]
         values = mean_of([_of(player, r.values) for r in results])
+        scaled = self._unscale(player)
         # a critic without parameters only judges, but may keep a state
         norm = gradient_norm(parameters) if parameters else torch.zeros((), device=self.device)
-        skipped = self._latch(player, values, norm, step)
+        overflow = ~torch.isfinite(norm) & (self.scalers[player].scale(self.one) > 1) if scaled else None
+        skipped = self._latch(player, values, norm, step, overflow)
         skips = {path: self._skip(path, skipped, held) for path in self._paths(player)}
         clip(spec, parameters, norm)
         for path, optim in self._optimisers_of(player):
@@ -230,6 +236,10 @@ class Training:
             optim.step()
             optim.zero_grad(set_to_none=True)
             limit_weights(spec, [p for group in optim.param_groups for p in group["params"]], skip)
+        if overflow is not None:
+            values[f"state.{player}.overflow"] = overflow.float()
+            values[f"state.{player}.loss_scale"] = self.scalers[player].scale(self.one)
+            self.scalers[player].update()
         self._restore_statistics(skips)
         self._update_states(player, plan, results, early, skips)
         self._remember_statistics(player)
@@ -238,6 +248,15 @@ class Training:
         if parameters:
             values |= {f"grad_norm.{player}": norm}
         return values | self._reported(player, held)
+
+    def _unscale(self, player: str) -> bool:
+        """float16 alone: gradients were made of a scaled sum, so that small ones don't vanish. Whether there are any."""
+        scaler, scaled = self.scalers[player], False
+        for _, optim in self._optimisers_of(player):
+            if scaler.is_enabled() and any(p.grad is not None for group in optim.param_groups for p in group["params"]):
+                scaler.unscale_(optim)
+                scaled = True
+        return scaled
 
     def _skip(self, path: str, skipped: Tensor, held: Mapping[str, Tensor]) -> Tensor:
         """1.0 where the update of one part is left out: its player's is skipped, or the part is held back."""
@@ -262,19 +281,34 @@ class Training:
                 found[f"state.{path}.{name}"] = module.get_buffer(name).detach().clone()
         return found
 
-    def _latch(self, player: str, values: Mapping[str, Tensor], norm: Tensor, step: int) -> Tensor:
-        """1.0 where this update must be skipped; remembers the first step and term that were not finite."""
-        mine = [label for label in self.labels if f"loss.{label}" in values]
-        finite = torch.stack([*(torch.isfinite(values[f"loss.{label}"]) for label in mine), torch.isfinite(norm)])
+    def _latch(
+        self, player: str, values: Mapping[str, Tensor], norm: Tensor, step: int, overflow: Tensor | None = None
+    ) -> Tensor:
+        """1.0 where this update must be skipped; remembers the first step and term that were not finite.
+
+        overflow: whether the gradient is beyond float16 because of its scale, which the next update lowers: no fault.
+        """
+        mine = tuple(label for label in self.labels if f"loss.{label}" in values)
+        finite = torch.stack([*(values[f"loss.{label}"] for label in mine), norm]).isfinite()
+        if overflow is not None:
+            finite[-1] |= overflow
         bad = ~finite.all()
-        positions = [self.labels.index(label) for label in mine] + [len(self.labels) + (player == "discriminator")]
-        first = torch.tensor(positions, device=self.device).gather(0, finite.float().argmin().view(1)).squeeze(0)
+        first = self._positions(player, mine).gather(0, finite.float().argmin().view(1)).squeeze(0)
         fresh = bad & (self.latched < 0)
         self.culprit = torch.where(fresh, first, self.culprit)
         self.latched = torch.where(fresh, step, self.latched)
         if self.train.nonfinite == "stop":
             bad = bad | (self.latched >= 0)
+        if overflow is not None:
+            bad = bad | overflow
         return bad.float()
+
+    def _positions(self, player: str, labels: tuple[str, ...]) -> Tensor:
+        """What `culprit` says of each of some terms, and of the gradient after them; made once."""
+        if (player, labels) not in self.positions:
+            found = [self.labels.index(label) for label in labels] + [len(self.labels) + (player == "discriminator")]
+            self.positions[player, labels] = torch.tensor(found, device=self.device)
+        return self.positions[player, labels]
 
     def unlatch(self) -> None:
         """Forget a non-finite value that was read and told."""
@@ -333,11 +367,16 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """All but the weights and their average: what `load_state_dict` needs to go on bit for bit."""
         every = {**self.optimisers, **self.held_optimisers}
-        return {"optimisers": {name: optim.state_dict() for name, optim in every.items()}}
+        return {
+            "optimisers": {name: optim.state_dict() for name, optim in every.items()},
+            "scalers": {player: scaler.state_dict() for player, scaler in self.scalers.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, optim in {**self.optimisers, **self.held_optimisers}.items():
             optim.load_state_dict(state["optimisers"][name])
+        for player, saved in state.get("scalers", {}).items():
+            self.scalers[player].load_state_dict(saved)
         for player in self.parameters:
             self._remember_statistics(player)
 
@@ -348,29 +387,6 @@ class Training:
             if self.average is None or self.model.owner[path] != "generator":
                 self.averaged[path].load_state_dict(module.state_dict())
         return self.averaged
-
-
-def compiled(phase: Phase, backend: str | Callable[..., Any] = "inductor") -> PhaseFunction:
-    """A phase as one graph without a break.
-
-    Larsen's routing and simultaneous updates go backward through one graph twice, which donated buffers would forbid.
-    """
-
-    def call(env: Env, weights: Mapping[str, Tensor]) -> Result:
-        return phase(env, weights)
-
-    # dynamo counts recompilations by code object: each phase has its own, so that many variants, or many runs in one
-    # process, don't meet a limit that was meant for one function whose inputs keep changing
-    own = types.FunctionType(call.__code__.replace(), call.__globals__, phase.name, None, call.__closure__)
-    function = torch.compile(own, fullgraph=True, dynamic=False, backend=backend)
-
-    def run(env: Env, weights: Mapping[str, Tensor]) -> Result:
-        with torch._functorch.config.patch(donated_buffer=False), warnings.catch_warnings():
-            # dynamo looks at the .grad of the samples that one phase hands to the next, and warns of its own look
-            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
-            return function(env, weights)
-
-    return run
 
 
 def _of(player: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

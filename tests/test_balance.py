@@ -13,10 +13,11 @@ from common import AE, FIXTURES, GAN, SGD, VAE, VAGAN, batch, close, parameters
 from torch import Tensor, nn
 
 from hybridgen import hookimpl
+from hybridgen.compiling import compiled
 from hybridgen.errors import RecipeError
 from hybridgen.registry import Registry, load_registry
 from hybridgen.routing import last_weight
-from hybridgen.step import Training, compiled, train_step
+from hybridgen.step import Training, train_step
 
 
 class Late(nn.Module):

@@ -11,9 +11,10 @@ import pytest
 import torch
 from common import FAMILIES, GAN, SGD, VAGAN, batch, close, parameters, run
 
+from hybridgen.compiling import compiled
 from hybridgen.phases import Phase
 from hybridgen.precision import Choices
-from hybridgen.step import Training, compiled, train_step
+from hybridgen.step import Training, train_step
 
 COMPILED = {
     **{name: FAMILIES[name] for name in ("vae", "gan", "vagan", "larsen", "bigan", "two-critics")},
@@ -78,6 +79,66 @@ def test_many_variants_and_many_runs_compile_in_one_process(training: Callable[.
         for step in range(1, 7):
             train_step(state, [batch(seed=step)], step)
         assert len(state.variants) >= 4
+
+
+LOOKS = VAGAN.replace('[discriminator]\nuse = "mlp"\nwidth = 16', '[discriminator]\nuse = "looks"')
+
+
+def test_a_part_that_cannot_be_compiled_is_named_and_runs_eagerly(training: Callable[..., Training]) -> None:
+    """The run goes on, with the same moves and statistics; the other parts stay compiled."""
+    eager = training(LOOKS, *SGD)
+    state = training(LOOKS, *SGD)
+    graphs: list[int] = []
+
+    def backend(module: Any, inputs: Any) -> Any:
+        graphs.append(len(list(module.graph.nodes)))
+        return module.forward
+
+    state._wrap = lambda phase: compiled(phase, backend, state.model.parts, state.fallbacks.setdefault)  # type: ignore[method-assign]
+    close(run(state, 3), run(eager, 3), rtol=1e-4, atol=1e-5)
+    assert list(state.fallbacks) == ["discriminator.main"], state.fallbacks
+    assert "data-dependent" in state.fallbacks["discriminator.main"]
+    for name, buffer in eager.model.parts["discriminator.main"].named_buffers():
+        torch.testing.assert_close(state.model.parts["discriminator.main"].get_buffer(name), buffer)
+    before = len(graphs)
+    train_step(state, [batch(seed=9)], 4)
+    assert len(graphs) == before  # and is not tried again in every step
+
+
+def test_a_compiler_that_fails_leaves_its_phase_eager(training: Callable[..., Training]) -> None:
+    def backend(module: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    state = training(VAGAN, *SGD)
+    state._wrap = lambda phase: compiled(phase, backend, state.model.parts, state.fallbacks.setdefault)  # type: ignore[method-assign]
+    close(run(state, 2), run(training(VAGAN, *SGD), 2), rtol=0, atol=0)
+    assert list(state.fallbacks) == [f"the phase `{name}`" for name in ("generate", "critic", "generator")]
+    assert "no compiler here" in state.fallbacks["the phase `critic`"]
+
+
+def test_nothing_recompiles_while_schedules_penalties_and_evaluation_alternate(training: Callable[..., Training]) -> None:
+    """Every set of active terms is compiled once; after that numbers change, penalties come and go, averages are read."""
+    graphs = 0
+
+    def backend(module: Any, inputs: Any) -> Any:
+        nonlocal graphs
+        graphs += 1
+        return module.forward
+
+    text = VAGAN + '[loss.r1]\nuse = "r1"\nevery = 3\n'
+    state = training(
+        text, "loss.kl.weight={from=0.0,to=1.0,over=1.0}", "train.steps=40", "optim.lr={from=1e-3,to=0.0,over=1.0}"
+    )
+    state._wrap = lambda phase: compiled(phase, backend)  # type: ignore[method-assign]
+    for step in range(1, 8):
+        train_step(state, [batch(seed=step)], step)
+    warm = graphs
+    for step in range(8, 31):
+        train_step(state, [batch(seed=step)], step)
+        if step % 5 == 0:
+            averaged = state.refresh_averaged()
+            averaged["decoder"](torch.zeros(3, *state.model.parts["latent"].z_shape))
+    assert graphs == warm > 0
 
 
 @pytest.mark.slow

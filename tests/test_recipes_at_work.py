@@ -22,6 +22,7 @@ from common import EAGER, SHIPPED, batch, captured, close, everything, hand_over
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
+from hybridgen.compiling import compiled
 from hybridgen.data import SampleSpec
 from hybridgen.examples import describe
 from hybridgen.model import build
@@ -29,7 +30,7 @@ from hybridgen.precision import Choices
 from hybridgen.recipe import Schedule, load_recipe
 from hybridgen.registry import load_registry
 from hybridgen.routing import Term, last_weight
-from hybridgen.step import Training, compiled, slope, train_step
+from hybridgen.step import Training, slope, train_step
 
 PICTURES = SampleSpec(kind="image", shape=(3, 64, 64), count=1000, low=0, high=255, levels=256, activation="tanh")
 """What a folder of pictures would be described as."""

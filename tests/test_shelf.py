@@ -18,6 +18,7 @@ import torch
 from common import EAGER, FIXTURES, SGD, SPEC, captured, close, everything, hand_over, isolated, steps
 from torch import Tensor
 
+from hybridgen.compiling import compiled
 from hybridgen.data import SampleSpec
 from hybridgen.graph import couples_batch
 from hybridgen.model import build
@@ -25,7 +26,7 @@ from hybridgen.precision import Choices
 from hybridgen.recipe import load_recipe
 from hybridgen.registry import load_registry
 from hybridgen.signature import REQUIRED, constructor, convert
-from hybridgen.step import Training, compiled
+from hybridgen.step import Training
 
 AREAS = {
     path.stem: importlib.import_module(f"shelf.{path.stem}") for path in sorted((Path(__file__).parent / "shelf").glob("*.py"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -476,3 +479,47 @@ def test_a_network_may_return_a_named_tuple() -> None:
     one, other = split(value, [1, 3])
     assert (type(one), one.logits.shape, other.features[0].shape) == (Judgement, (1,), (3, 2))
     assert not detach(value).logits.requires_grad
+
+
+def test_no_step_leaves_anything_for_a_gpu_that_is_not_used(training: Callable[..., Training]) -> None:
+    """`torch.manual_seed` keeps each call, with a traceback, until CUDA starts: 10,000 steps of that are 100 MB."""
+    state = training(VAGAN)
+    run(state, 1)
+    before = len(torch.cuda._queued_calls)
+    run(state, 3)
+    assert len(torch.cuda._queued_calls) == before
+
+
+def test_the_average_is_that_of_the_formula_and_stays_where_an_update_is_skipped(training: Callable[..., Training]) -> None:
+    state = training(VAE, *SGD, "train.ema=0.9")
+    expected = parameters(state.model)
+    for step in range(1, 4):
+        train_step(state, [batch(seed=step)], step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        now = parameters(state.model)
+        expected = {name: value + (1 - decay) * (now[name] - value) for name, value in expected.items()}
+    averaged = {f"{path}/{k}": p for path, module in state.averaged.items() for k, p in module.named_parameters()}
+    close(averaged, expected, rtol=1e-5, atol=1e-7)
+    assert state.average is not None
+    state.average.update(4, torch.ones(()))
+    close({f"{path}/{k}": p for path, module in state.averaged.items() for k, p in module.named_parameters()}, averaged)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory in use is read from /proc, which is not there")
+def test_memory_stays_flat_over_ten_thousand_steps(training: Callable[..., Training]) -> None:
+    def resident() -> float:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    state = training(VAE.replace("width = 16", "width = 2"), "train.steps=20000")
+    data = batch()
+
+    def many(first: int, count: int) -> None:
+        for step in range(first, first + count):
+            train_step(state, [data], step)
+
+    many(1, 2000)
+    before = resident()
+    many(2001, 10000)
+    assert resident() - before < 4  # MiB; a traceback a step was 60

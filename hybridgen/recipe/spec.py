@@ -99,6 +99,7 @@ class Train:
     device: str
     threads: int | str
     precision: str
+    layout: str
     compile: bool | str
     ema: float
     critic_steps: int

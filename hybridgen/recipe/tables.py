@@ -44,7 +44,12 @@ def train(
     threads: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1)], Field(description="CPU threads; auto: one where networks are small")
     ] = "auto",
-    precision: Annotated[Literal["auto", "fp32", "bf16"], Field(description="of the networks; all else is float32")] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "tf32", "bf16", "fp16"], Field(description="of the networks; all else is float32")
+    ] = "auto",
+    layout: Annotated[
+        Literal["auto", "channels-last", "contiguous"], Field(description="of pictures and convolutions in memory")
+    ] = "auto",
     compile: Annotated[Literal["auto"] | bool, Field(description="torch.compile for every phase of the step")] = "auto",
     ema: Annotated[Fraction, Field(description="decay of the generator side's moving average; 0 = none")] = 0.999,
     critic_steps: Annotated[int, Field(ge=1, description="discriminator updates for each generator update")] = 1,

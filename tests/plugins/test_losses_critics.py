@@ -12,8 +12,9 @@ import torch
 from common import GAN, SGD, batch, close, run
 from torch import Tensor, nn
 
+from hybridgen.compiling import compiled
 from hybridgen.precision import Choices
-from hybridgen.step import Training, compiled, train_step
+from hybridgen.step import Training, train_step
 from hybridgen_losses.consistency import Consistency
 from hybridgen_losses.lecam import LeCam
 from hybridgen_losses.orthogonal import Orthogonal, OrthogonalDecoder

@@ -1,0 +1,67 @@
+"""Whether compiling pays for this run: a few of its steps are timed before it starts, and undone.
+
+A run that would be over before compilation is repaid starts at once. A longer one compiles on trial, and takes the faster.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import torch
+
+from hybridgen.compiling import kept
+from hybridgen.data import Batches
+from hybridgen.model import Model
+from hybridgen.precision import Choices
+from hybridgen.step import Training, train_step
+
+COST = 60.0
+"""Seconds that compiling a recipe takes on two cores, about; the trial finds out what it really takes."""
+
+HOPE = {"cpu": 0.25, "cuda": 0.5}
+"""The largest share of a step that compiling has been seen to save; a run for which even that is too little has no trial."""
+
+PATIENCE = 2.0
+"""Seconds after which a single step is timing enough."""
+
+
+def choose_compile(model: Model, choices: Choices, data: Batches) -> Choices:
+    """`choices` with compilation decided, and a note of the figures that decided it."""
+    steps = model.recipe.train.steps
+    eager, _ = _seconds(model, choices, data)
+    hoped = HOPE.get(torch.device(choices.device).type, 0.0) * eager * steps
+    if hoped < COST:
+        why = f"{steps:,} steps take about {_told(eager * steps)}, too few to repay a minute of compiling"
+        return _decided(choices, False, why)
+    compiled, cost = _seconds(model, dataclasses.replace(choices, compile=True), data)
+    saved = (eager - compiled) * steps
+    figures = f"a step takes {1e3 * compiled:.1f} ms compiled and {1e3 * eager:.1f} ms eager, compiling took {_told(cost)}"
+    if saved > cost:
+        return _decided(choices, True, f"{figures}; {steps:,} steps save about {_told(saved)}")
+    return _decided(choices, False, f"{figures}; that is not repaid in {steps:,} steps")
+
+
+def _decided(choices: Choices, compiled: bool, why: str) -> Choices:
+    note = f"compile {'on' if compiled else 'off'}: {why}"
+    return dataclasses.replace(choices, compile=compiled, notes=(*choices.notes, note))
+
+
+def _seconds(model: Model, choices: Choices, data: Batches) -> tuple[float, float]:
+    """Seconds of a step and of the first one. Nothing of it stays: weights, statistics and random streams are put back."""
+    count = model.recipe.train.critic_steps
+    taken: list[float] = []
+    with kept(model.parts), torch.random.fork_rng():
+        state = Training(model, choices)
+        for step in range(1, 5):
+            began = time.perf_counter()
+            train_step(state, [data.batch(i) for i in range(count)], step)
+            int(state.latched)  # waits for the device
+            taken.append(time.perf_counter() - began)
+            if taken[-1] > PATIENCE and not choices.compile:
+                break
+    return min(taken), taken[0]
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

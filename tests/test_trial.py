@@ -1,0 +1,72 @@
+"""Whether to compile is measured, on steps that leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from common import EAGER, SPEC, VAGAN, everything, steps
+
+from hybridgen import trial
+from hybridgen.data import Arrays, Batches
+from hybridgen.model import build
+from hybridgen.recipe import Recipe
+from hybridgen.step import Training
+from hybridgen.trial import choose_compile
+
+DATA = Batches(Arrays(torch.randint(0, 17, (64, 1, 8, 8), dtype=torch.uint8)), SPEC, 8, 0, torch.device("cpu"))
+DROPS = VAGAN.replace('[discriminator]\nuse = "mlp"\nwidth = 16', '[discriminator]\nuse = "batch-norm"').replace(
+    '[decoder]\nuse = "mlp"', '[decoder]\nuse = "mlp"\ndropout = 0.3'
+)
+
+
+def test_timed_steps_leave_no_trace(recipe: Callable[..., Recipe]) -> None:
+    """Weights, batch statistics, gradients and the default generator: the run is the one without a trial."""
+    tried, untried = (build(recipe(DROPS), SPEC) for _ in range(2))
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    choose_compile(tried, EAGER, DATA)
+    assert torch.equal(torch.rand(2), expected)
+    assert all(p.grad is None for module in tried.parts.values() for p in module.parameters())
+    states = [Training(model, EAGER) for model in (tried, untried)]
+    for state in states:
+        steps(state, 1, 3)
+    a, b = (everything(state) for state in states)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("eager", "compiled", "count", "on", "words"),
+    [
+        (0.1, 0.06, 100, None, "100 steps take about 10 s, too few to repay a minute of compiling"),
+        (0.1, 0.06, 100_000, True, "60.0 ms compiled and 100.0 ms eager, compiling took 30 s; 100,000 steps save about 67 min"),
+        (0.1, 0.0999, 100_000, False, "that is not repaid in 100,000 steps"),
+        (0.1, 0.2, 100_000, False, "that is not repaid in 100,000 steps"),
+    ],
+)
+def test_the_faster_is_taken_if_it_is_repaid(
+    eager: float,
+    compiled: float,
+    count: int,
+    on: bool | None,
+    words: str,
+    recipe: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bool] = []
+
+    def seconds(model: Any, choices: Any, data: Any) -> tuple[float, float]:
+        asked.append(choices.compile)
+        return (compiled, 30.0) if choices.compile else (eager, 1.0)
+
+    monkeypatch.setattr(trial, "_seconds", seconds)
+    found = choose_compile(build(recipe(VAGAN, f"train.steps={count}"), SPEC), replace(EAGER, notes=("first",)), DATA)
+    assert found.compile is bool(on)
+    assert asked == ([False] if on is None else [False, True])
+    assert found.notes[0] == "first"
+    assert found.notes[1].startswith(f"compile {'on' if on else 'off'}: ")
+    assert words in found.notes[1]
