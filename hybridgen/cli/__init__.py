@@ -29,6 +29,7 @@ VERBS = {
     "reconstruct": "Pass pictures or held-out examples through a trained run.",
     "evaluate": "Measure a trained run: every metric that it allows, with its protocol.",
     "compare": "Set evaluations of runs side by side, where their protocols agree.",
+    "bench": "Time a recipe's steps here, and say where the time goes.",
     "report": "Draw the report of a run again from its record.",
 }
 
