@@ -52,12 +52,9 @@ def bench(recipe: Recipe, *, steps: int = 50, rounds: int = 5, against: str = ""
         _timed(ours, warm, prepared.state.device)
         contenders: dict[str, Callable[[], None]] = {"hybridgen": ours}
         if against:
-            contenders[against] = _other(recipe, prepared, against)
+            contenders[against] = _other(recipe, against)
             _timed(contenders[against], warm, prepared.state.device)
-        taken: dict[str, list[float]] = {name: [] for name in contenders}
-        for _ in range(rounds):
-            for name, run in contenders.items():
-                taken[name].append(_timed(run, steps, prepared.state.device) / steps)
+        taken = alternate(contenders, steps, rounds, prepared.state.device)
         median = {name: statistics.median(seconds) for name, seconds in taken.items()}
         found: dict[str, Any] = {
             "recipe": recipe.name,
@@ -70,16 +67,32 @@ def bench(recipe: Recipe, *, steps: int = 50, rounds: int = 5, against: str = ""
             "rounds": taken,
             "first_step": first,
             "split": split(prepared, min(steps, 20)),
-            "flops": flops(recipe, prepared),
+            "flops": flops(prepared),
             "peak": peak(prepared.choices),
             "memory": memory(prepared.state.device),
         }
     if against:
-        ratios = [b / a for a, b in zip(taken["hybridgen"], taken[against], strict=True)]
-        found |= {"against": against, "ratio": statistics.median(ratios), "ratios": ratios}
+        found_ratios = ratios(taken, against, "hybridgen")
+        found |= {"against": against, "ratio": statistics.median(found_ratios), "ratios": found_ratios}
         if prepared.choices.compile and against == "eager" and median[against] > median["hybridgen"]:
             found["break_even"] = first / (median[against] - median["hybridgen"])
     return found
+
+
+def alternate(
+    contenders: Mapping[str, Callable[[], object]], steps: int, rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of a step of each contender in each round, all of them in turn in every round."""
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            taken[name].append(_timed(run, steps, device) / steps)
+    return taken
+
+
+def ratios(taken: Mapping[str, Sequence[float]], slower: str, faster: str) -> list[float]:
+    """How many times as fast one contender was as another, round by round."""
+    return [b / a for a, b in zip(taken[faster], taken[slower], strict=True)]
 
 
 # -- contenders ----------------------------------------------------------------------------------------------------------
@@ -88,28 +101,31 @@ def bench(recipe: Recipe, *, steps: int = 50, rounds: int = 5, against: str = ""
 class Steps:
     """The steps of a run, one after the other, as the loop takes them: batches, the step, the sums for the next row."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self.state, self.data, self.record = prepared.state, prepared.data, Record()
+    def __init__(self, prepared: Prepared, state: Training | None = None) -> None:
+        self.state, self.data, self.record = state or prepared.state, prepared.data, Record()
         self.critic_steps, self.step = prepared.recipe.train.critic_steps, 0
 
     def batches(self) -> list[dict[str, Tensor]]:
-        first = self.step * self.critic_steps
         self.step += 1
-        return [self.data.batch(first + i) for i in range(self.critic_steps)]
+        return self.data.of_step(self.step, self.critic_steps)
 
     def __call__(self) -> None:
         batches = self.batches()
         self.record.add(train_step(self.state, batches, (self.step - 1) % self.state.train.steps + 1))
 
 
-def _other(recipe: Recipe, prepared: Prepared, against: str) -> Callable[[], None]:
+def _other(recipe: Recipe, against: str) -> Callable[[], None]:
     if against == "eager":
         plain = dataclasses.replace(recipe.train, precision="fp32", layout="contiguous", compile=False)
         return Steps(Prepared(dataclasses.replace(recipe, train=plain)))
     if against != "loop":
         raise UserError(f"there is no contender '{against}'; write --against eager or --against loop")
-    made = hand_written(recipe.name)(Prepared(recipe))
-    steps = Steps(prepared)
+    return by_hand(hand_written(recipe.name), Prepared(recipe))
+
+
+def by_hand(loop: Callable[[Prepared], Loop], prepared: Prepared) -> Callable[[], None]:
+    """The steps of a hand-written loop, on the batches of a run."""
+    made, steps = loop(prepared), Steps(prepared)
     return lambda: made(steps.batches())
 
 
@@ -194,8 +210,7 @@ class Watched(Training):
 def split(prepared: Prepared, steps: int) -> dict[str, float]:
     """Seconds of a step by what they go to: data, noise, each player's forward, backward and optimiser, average, report."""
     state = Watched(prepared.model, prepared.choices)
-    again = Steps(prepared)
-    again.state = state
+    again = Steps(prepared, state)
     for _ in range(_warm_up(prepared.recipe)):
         again()
     state.seconds.clear()
@@ -213,11 +228,10 @@ def split(prepared: Prepared, steps: int) -> dict[str, float]:
 # -- what the machine could do -------------------------------------------------------------------------------------------
 
 
-def flops(recipe: Recipe, prepared: Prepared) -> float:
+def flops(prepared: Prepared) -> float:
     """Floating-point operations of one step's matrix products and convolutions, forward and backward, counted by torch."""
     eager = Training(prepared.model, dataclasses.replace(prepared.choices, compile=False))
-    counted = Steps(prepared)
-    counted.state = eager
+    counted = Steps(prepared, eager)
     with FlopCounterMode(display=False) as counter:
         counted()
     return float(counter.get_total_flops())

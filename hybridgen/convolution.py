@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import time
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -21,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybridgen.environment import cpu_name
-from hybridgen.files import cache_folder
+from hybridgen.errors import RunError
+from hybridgen.files import cache_folder, write_atomically
+from hybridgen.timing import quickest
 
 LARGE = 1 << 17
 """Weights below which the vendor's kernel is never far behind."""
@@ -148,18 +148,8 @@ def _timed(transposed: bool, x: torch.Size, weight: torch.Size, stride: Pair, pa
     a, w = (torch.ones(s).contiguous(memory_format=torch.channels_last) for s in (x, weight))
     g = _Unfolded.forward(a, w, None, stride, padding, transposed)
     few, many = (a, g) if transposed else (g, a)
-    taken = []
-    for function in (
-        lambda: _vendor(g, a, w, stride, padding, transposed, (False, True, False)),
-        lambda: product(few, many, weight, stride, padding),
-    ):
-        seconds = []
-        for _ in range(3):  # the first makes the kernel
-            began = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - began)
-        taken.append(min(seconds[1:]))
-    return taken[0], taken[1]
+    vendor = quickest(lambda: _vendor(g, a, w, stride, padding, transposed, (False, True, False)), 2)
+    return vendor, quickest(lambda: product(few, many, weight, stride, padding), 2)
 
 
 def _file() -> Path:
@@ -181,11 +171,9 @@ def _known() -> dict[str, bool]:
 
 def _remember(known: dict[str, bool]) -> None:
     """Keep it beside what was timed under other circumstances; where nothing can be written it is timed again next time."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RunError):
         before: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             before = json.loads(_file().read_text(encoding="utf-8"))
         _file().parent.mkdir(parents=True, exist_ok=True)
-        part = _file().with_suffix(f".{os.getpid()}.tmp")
-        part.write_text(json.dumps({**before, _machine(): known}, indent=1), encoding="utf-8")
-        part.replace(_file())
+        write_atomically(_file(), json.dumps({**before, _machine(): known}, indent=1).encode())

@@ -270,6 +270,10 @@ class Batches:
             made["x"] = made["x"].contiguous(memory_format=torch.channels_last)
         return made | {name: tensor[chosen] for name, tensor in self.beside.items()}
 
+    def of_step(self, step: int, count: int) -> list[dict[str, Tensor]]:
+        """The batches of step `step` (from 1), one for each of its `count` critic updates."""
+        return [self.batch(i) for i in range((step - 1) * count, step * count)]
+
     def _chosen(self, index: int) -> Tensor:
         epoch, position = divmod(index, self.per_epoch)
         return self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]

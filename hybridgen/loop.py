@@ -165,8 +165,7 @@ def _steps(session: Session, clock: Clock, asked: list[str]) -> Iterator[int]:
     meter = Meter(session.recipe.data.batch_size * train.critic_steps)
     for step in range(session.start_step + 1, train.steps + 1):
         meter.begin()
-        first = (step - 1) * train.critic_steps
-        batches = [data.batch(first + i) for i in range(train.critic_steps)]
+        batches = data.of_step(step, train.critic_steps)
         meter.fetched()
         session.record.add(train_step(session.state, batches, step))
         meter.stepped()

@@ -7,17 +7,17 @@ result back).
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import nn
 
 from hybridgen.errors import UserError
 from hybridgen.recipe import Train
+from hybridgen.timing import quickest
 
 SMALL = 1_000_000
 """Parameters under which one CPU thread is the better choice: a second gains a third on an idle machine and costs a factor
@@ -122,12 +122,7 @@ def gain_of_bfloat16(size: int = 512, repeats: int = 5) -> float:
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.ones(size, size, dtype=dtype)
-        taken = []
-        for _ in range(repeats + 1):  # the first one makes the kernel
-            began = time.perf_counter()
-            a @ a
-            taken.append(time.perf_counter() - began)
-        seconds[dtype] = min(taken[1:])
+        seconds[dtype] = quickest(partial(torch.mm, a, a), repeats)
     return seconds[torch.float32] / seconds[torch.bfloat16]
 
 

@@ -55,7 +55,7 @@ def _seconds(model: Model, choices: Choices, data: Batches) -> tuple[float, floa
         state = Training(model, choices)
         for step in range(1, 5):
             began = time.perf_counter()
-            train_step(state, [data.batch(i) for i in range(count)], step)
+            train_step(state, data.of_step(step, count), step)
             int(state.latched)  # waits for the device
             taken.append(time.perf_counter() - began)
             if taken[-1] > PATIENCE and not choices.compile:

@@ -49,8 +49,7 @@ def agree(ours: Prepared, theirs: Prepared, loop: str, steps: int, rtol: float =
     state.leaves = remembered  # type: ignore[method-assign]
     by_hand = LOOPS[loop](theirs, draw)
     for step in range(1, steps + 1):
-        first = (step - 1) * ours.recipe.train.critic_steps
-        batches = [ours.data.batch(first + i) for i in range(ours.recipe.train.critic_steps)]
+        batches = ours.data.of_step(step, ours.recipe.train.critic_steps)
         values = train_step(state, batches, step)
         found = by_hand(batches)
         assert found.keys() >= {key for key in values if key.startswith("loss.") and key != "loss.penalty.discriminator"}
@@ -98,7 +97,7 @@ def test_operations_are_counted() -> None:
     """784-400-20 and back, batch 64: the multiply-adds of its matrices, twice again backward but for the input's gradient."""
     made = prepared("vae-mlp", "encoder.width=400", "decoder.width=400")
     weights = 64 * 400 + 400 * 40 + 20 * 400 + 400 * 64
-    assert bench.flops(made.recipe, made) == 2 * 64 * (3 * weights - 64 * 400)
+    assert bench.flops(made) == 2 * 64 * (3 * weights - 64 * 400)
 
 
 def test_the_table_says_what_was_compared() -> None:

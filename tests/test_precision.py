@@ -77,10 +77,15 @@ def test_float16_resumes_bit_for_bit(training: Callable[..., Training]) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_channels_last_moves_as_contiguous_does_and_stays(training: Callable[..., Training]) -> None:
-    state = training(CONV, *SGD, choices=LAST)
+def laid_out(state: Training) -> Training:
+    """As a run does with its networks before it starts."""
     for module in state.model.parts.values():
         module.to(memory_format=torch.channels_last)
+    return state
+
+
+def test_channels_last_moves_as_contiguous_does_and_stays(training: Callable[..., Training]) -> None:
+    state = laid_out(training(CONV, *SGD, choices=LAST))
     seen: list[bool] = []
     for module in state.model.parts["decoder"].modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -95,11 +100,8 @@ def test_channels_last_moves_as_contiguous_does_and_stays(training: Callable[...
     "more", ['[loss.iwae]\nuse = "iwae"\n', '[loss.r1]\nuse = "r1"\n', '[loss.penalty]\nuse = "gradient-penalty"\n']
 )
 def test_terms_that_evaluate_networks_themselves_agree_in_both_layouts(more: str, training: Callable[..., Training]) -> None:
-    text = CONV.replace('"mlp"\nwidth = 16', '"conv"\nwidth = 8') + more
-    state = training(text, *SGD, choices=LAST)
-    for module in state.model.parts.values():
-        module.to(memory_format=torch.channels_last)
-    close(run(state, 2), run(training(text, *SGD), 2), rtol=1e-4, atol=1e-5)
+    state = laid_out(training(CONV + more, *SGD, choices=LAST))
+    close(run(state, 2), run(training(CONV + more, *SGD), 2), rtol=1e-4, atol=1e-5)
 
 
 def test_batches_come_in_the_layout_of_the_run() -> None:

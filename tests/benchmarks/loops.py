@@ -52,6 +52,24 @@ def judge(critic: nn.Module, *batches: Tensor) -> list[Tensor]:
     return list(logits.split(sizes))
 
 
+def judged_frozen(critic: nn.Module, fake: Tensor) -> Tensor:
+    """Logits through which only the generator learns."""
+    critic.requires_grad_(False)
+    (logits,) = judge(critic, fake)
+    critic.requires_grad_(True)
+    return logits
+
+
+def learn_to_judge(critic: nn.Module, optim: torch.optim.Optimizer, x: Tensor, shown: Tensor) -> Tensor:
+    """The critic's update in the non-saturating game; returns its loss."""
+    real_logits, fake_logits = judge(critic, x, shown)
+    loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+    optim.zero_grad(set_to_none=True)
+    loss.backward()
+    optim.step()
+    return loss
+
+
 def decode(decoder: nn.Module, *latents: Tensor) -> list[Tensor]:
     sizes = [len(z) for z in latents]
     mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in decoder.modules())
@@ -106,14 +124,8 @@ def gan(prepared: Prepared, draw: Draw = noise) -> Callable[[Batches], dict[str,
         count += 1
         x = batches[0]["x"]
         fake = torch.tanh(decoder(2 * draw("uniform", len(x), dim) - 1))
-        real_logits, fake_logits = judge(critic, x, fake.detach())
-        critic_loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
-        optim_d.zero_grad(set_to_none=True)
-        critic_loss.backward()
-        optim_d.step()
-        critic.requires_grad_(False)
-        loss = F.softplus(-judge(critic, fake)[0]).mean()
-        critic.requires_grad_(True)
+        critic_loss = learn_to_judge(critic, optim_d, x, fake.detach())
+        loss = F.softplus(-judged_frozen(critic, fake)).mean()
         optim_g.zero_grad(set_to_none=True)
         loss.backward()
         optim_g.step()
@@ -141,16 +153,10 @@ def vagan(prepared: Prepared, draw: Draw = noise) -> Callable[[Batches], dict[st
         logvar = logvar.clamp(-20.0, 20.0)
         z = mean + torch.exp(0.5 * logvar) * e
         recon, fake = decode(decoder, z, z_prior)
-        real_logits, fake_logits = judge(critic, x, fake.detach())
-        critic_loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
-        optim_d.zero_grad(set_to_none=True)
-        critic_loss.backward()
-        optim_d.step()
+        critic_loss = learn_to_judge(critic, optim_d, x, fake.detach())
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
         reconstruction = nats(x, recon, parts["loss.reconstruction"].log_scale.clamp(-7.0, 7.0))
-        critic.requires_grad_(False)
-        adversarial = F.softplus(-judge(critic, fake)[0]).mean()
-        critic.requires_grad_(True)
+        adversarial = F.softplus(-judged_frozen(critic, fake)).mean()
         loss = reconstruction + kl_weight.at(count, steps) * kl + weight * adversarial
         optim_g.zero_grad(set_to_none=True)
         loss.backward()
@@ -193,9 +199,7 @@ def wgan_gp(prepared: Prepared, draw: Draw = noise) -> Callable[[Batches], dict[
             optim_d.zero_grad(set_to_none=True)
             (critic_loss + strength * penalty).backward()
             optim_d.step()
-        critic.requires_grad_(False)
-        loss = -judge(critic, fake)[0].mean()
-        critic.requires_grad_(True)
+        loss = -judged_frozen(critic, fake).mean()
         optim_g.zero_grad(set_to_none=True)
         loss.backward()
         optim_g.step()

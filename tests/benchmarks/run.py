@@ -4,7 +4,7 @@
     python tests/benchmarks/run.py dcgan-64 --threads 2
     python tests/benchmarks/run.py vae-28 --with plain,best
 
-Contenders: `plain` is the recipe as an eager loop by hand, `best` the same with whatever makes it faster here, `example` the
+Contenders: `plain` is the recipe as an eager loop by hand, `best` the same on networks laid out channels-last, `example` the
 loop of the PyTorch examples (see examples.py). hybridgen runs as `auto` decides, and once more with everything switched off.
 """
 
@@ -15,7 +15,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,14 +29,11 @@ from benchmarks.examples import EXAMPLES
 from benchmarks.loops import LOOPS
 from benchmarks.networks import PLUGIN
 
-from hybridgen import convolution
-from hybridgen.bench import Steps, machine
+from hybridgen.bench import Steps, alternate, by_hand, machine, ratios
 from hybridgen.precision import Choices
 from hybridgen.recipe import load_recipe
 from hybridgen.registry import load_registry
 from hybridgen.session import Prepared
-
-ADAM = "[optim]\nlr = 2e-4\nbetas = [0.5, 0.999]\n"
 
 
 @dataclass(frozen=True)
@@ -56,13 +52,12 @@ def networks(name: str, *parts: str) -> str:
     return "\n".join(f'[{part}]\nuse = "{name}"\n' for part in parts)
 
 
-HYBRID = 'extends = "vagan-digits"\n[latent]\ndim = 16\n[discriminator]\nfake = "fake"\n'
 NO_FID = '[metric]\nfid = false\n[evaluate]\nbest = ""\n'
 
 WORKLOADS = {
     "vae-28": Workload('extends = "vae-mlp"', "vae-mlp", "vae", (1, 28, 28), 128, 200),
     "dcgan-64": Workload(
-        f'extends = "dcgan"\n{NO_FID}[decoder]\nuse = "dcgan-64"\n[discriminator]\nuse = "dcgan-64"\n',
+        f'extends = "dcgan"\n{NO_FID}{networks("dcgan-64", "decoder", "discriminator")}',
         "dcgan",
         "dcgan",
         (3, 64, 64),
@@ -109,20 +104,6 @@ def prepared(work: Workload, folder: Path, choices: Choices | None, threads: int
     return Prepared(load_recipe(path, given, registry=load_registry(extra={"benchmarks": PLUGIN})), choices)
 
 
-def best(work: Workload, made: Prepared) -> Callable[[], None]:
-    """The hand-written loop with channels-last networks and the faster weight gradients, where that helps."""
-    for module in made.model.parts.values():
-        module.to(memory_format=torch.channels_last)
-    convolution.install(made.model.parts.values())
-    return by_hand(work, made)
-
-
-def by_hand(work: Workload, made: Prepared) -> Callable[[], None]:
-    steps = Steps(made)
-    loop = LOOPS[work.loop](made)
-    return lambda: loop(steps.batches())
-
-
 def example(work: Workload, made: Prepared, folder: Path) -> Callable[[], None]:
     x = made.spec.to_model(torch.from_numpy(np.load(folder / "x.npy")))
     return EXAMPLES[work.example](made.model.parts, x, work.batch, made.model.parts["latent"].z_shape[0])
@@ -144,29 +125,17 @@ def measure(name: str, contenders: list[str], rounds: int, threads: int) -> dict
             made = prepared(work, folder, replace(eager, channels_last=contender == "best"), threads)
             if contender == "example" and work.example:
                 runs["example"] = example(work, made, folder)
-            elif contender == "best":
-                runs["best"] = best(work, made)
-            elif contender == "plain":
-                runs["plain"] = by_hand(work, made)
-        taken: dict[str, list[float]] = {key: [] for key in runs}
-        for number in range(rounds + 1):
-            for key, run in runs.items():
-                began = time.perf_counter()
-                for _ in range(work.steps):
-                    run()
-                if number:  # the first round warms up
-                    taken[key].append((time.perf_counter() - began) / work.steps)
+            elif contender in ("plain", "best"):
+                runs[contender] = by_hand(LOOPS[work.loop], made)
+        device = torch.device("cpu")
+        alternate(runs, work.steps, 1, device)  # warms up
+        taken = alternate(runs, work.steps, rounds, device)
     return {
         "workload": name,
         "machine": machine(auto.choices),
         "chosen": replace(auto.choices, notes=()).__dict__,
         "rounds": taken,
     }
-
-
-def ratios(found: dict[str, Any], slower: str, faster: str) -> tuple[float, float, float]:
-    pairs = [b / a for a, b in zip(found["rounds"][faster], found["rounds"][slower], strict=True)]
-    return statistics.median(pairs), min(pairs), max(pairs)
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -181,8 +150,8 @@ def table(results: list[dict[str, Any]]) -> str:
             if slower not in ms:
                 cells.append("-")
                 continue
-            median, low, high = ratios(found, slower, faster)
-            cells.append(f"{median:.2f} ({low:.2f} to {high:.2f})")
+            found_ratios = ratios(found["rounds"], slower, faster)
+            cells.append(f"{statistics.median(found_ratios):.2f} ({min(found_ratios):.2f} to {max(found_ratios):.2f})")
         lines.append(f"| {found['workload']} | {ms['auto']:.1f} ms | {ms['off']:.1f} ms | {' | '.join(cells)} |")
     return "\n".join(lines)
 
