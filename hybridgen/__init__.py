@@ -15,16 +15,18 @@ from hybridgen.names import API
 if TYPE_CHECKING:
     from hybridgen.loop import train
     from hybridgen.measure import evaluate
+    from hybridgen.registry import components
     from hybridgen.use import GenerativeModel, load
 
 hookimpl = pluggy.HookimplMarker("hybridgen")
 """Marks a function of a manifest module as a hook implementation; `hybridgen.hookspecs` lists the hooks."""
 
-__all__ = ["API", "GenerativeModel", "__version__", "evaluate", "hookimpl", "load", "train"]
+__all__ = ["API", "GenerativeModel", "__version__", "components", "evaluate", "hookimpl", "load", "train"]
 
 _LAZY = {
     "train": "hybridgen.loop",
     "evaluate": "hybridgen.measure",
+    "components": "hybridgen.registry",
     "load": "hybridgen.use",
     "GenerativeModel": "hybridgen.use",
 }

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hybridgen.environment import cpu_name
 from hybridgen.errors import UserError
 from hybridgen.graph import Env
+from hybridgen.notes import noting
 from hybridgen.phases import Phase, PhaseFunction, Result
 from hybridgen.precision import AUTOCAST, Choices
 from hybridgen.recipe import Recipe
@@ -44,8 +45,9 @@ def bench(recipe: Recipe, *, steps: int = 50, rounds: int = 5, against: str = ""
     Returns what was measured by name; times are seconds. Raises UserError for a contender that there isn't, and what
     preparing a run raises.
     """
-    prepared = Prepared(recipe)
-    with prepared.numerics():
+    with noting(recipe):
+        prepared = Prepared(recipe)
+    with noting(recipe, prepared.model.parts), prepared.numerics():
         ours = Steps(prepared)
         first = _timed(ours, 1, prepared.state.device)
         warm = _warm_up(recipe)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hybridgen._version import __version__
-from hybridgen.registry import Registry
+from hybridgen.registry import Plugin, Registry
 
 PACKAGES = ("torch", "numpy", "pluggy", "einops", "torchmetrics", "pydantic", "safetensors", "pillow", "scikit-learn")
 
@@ -29,9 +29,7 @@ def environment(*, registry: Registry, seed: int, device: str) -> dict[str, Any]
         "hybridgen": __version__,
         "python": platform.python_version(),
         "packages": versions,
-        "plugins": [
-            {"name": p.name, "distribution": p.distribution, "version": p.version, "state": p.state} for p in registry.plugins
-        ],
+        "plugins": [_plugin(p) for p in registry.plugins],
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -42,6 +40,11 @@ def environment(*, registry: Registry, seed: int, device: str) -> dict[str, Any]
         "command": sys.argv,
         "git": _git(),
     }
+
+
+def _plugin(plugin: Plugin) -> dict[str, str]:
+    found = {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version, "state": plugin.state}
+    return found | ({"file": str(plugin.file.path), "sha256": plugin.file.sha256} if plugin.file else {})
 
 
 def cpu_name() -> str:

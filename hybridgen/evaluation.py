@@ -28,6 +28,7 @@ from hybridgen.files import sha256
 from hybridgen.graph import Call, Env, Graph, nodes
 from hybridgen.model import Model, construct, shared_facts, told
 from hybridgen.names import FEATURE_QUANTITIES
+from hybridgen.notes import told_place
 from hybridgen.protocol import stated
 from hybridgen.quantities import Missing, Scope
 from hybridgen.recipe import Metric, Part
@@ -315,7 +316,11 @@ class Evaluation:
             self._fail(measure, refused, error)
 
     def _fail(self, measure: Measure, refused: dict[str, str], error: Exception) -> None:
-        why = str(error) if isinstance(error, UserError) else told(error)
+        if isinstance(error, UserError):
+            why = str(error)
+        else:
+            networks = {f"features.{name}": network for name, network in self.networks.items()}
+            why = told(error) + told_place(error, self.model.recipe, self.model.parts, networks)
         self.failed.setdefault(measure.name, why)
         refused.setdefault(measure.name, why)
 

@@ -27,14 +27,20 @@ hookspec = pluggy.HookspecMarker("hybridgen")
 
 @hookspec
 def register_components(register: Register) -> None:
-    """Name components: `register.KIND(name, "package.module:Attribute")`, imported only when a recipe uses them."""
+    """Name components: `register.KIND(name, "package.module:Attribute")`, imported only when a recipe uses them.
+
+    A name is lower-case letters, digits and dashes; within a plugin each kind has it once.
+    """
 
 
 @hookspec
 def recipes() -> Path:  # type: ignore[empty-body]
-    """The folder whose `*.toml` files are recipes that users can name without a path."""
+    """The folder whose `*.toml` files are recipes that users can name without a path: `return Path(__file__).parent`."""
 
 
 @hookspec
 def commands(group: click.Group) -> None:
-    """Add subcommands to `hybridgen`; keep heavy imports inside the commands' functions."""
+    """Add subcommands to `hybridgen`, with click: `@group.command("mine")`.
+
+    It is called for `--help` and for words that are no verb of hybridgen's own: keep heavy imports inside the commands.
+    """

@@ -25,16 +25,17 @@ from hybridgen.errors import DivergedError, HybridgenError, Interrupted, RunErro
 from hybridgen.evaluation import direction_of
 from hybridgen.graph import couples_batch
 from hybridgen.health import EARLY, findings
+from hybridgen.notes import noting
 from hybridgen.precision import Choices
 from hybridgen.protocol import differences, protocol_of, told_apart
 from hybridgen.recipe import load_recipe, resolved_toml
-from hybridgen.registry import Registry, load_registry
+from hybridgen.registry import Plugins, Registry, registry_with
 from hybridgen.report import save_report
 from hybridgen.run_folder import create_run, find_run, open_run
 from hybridgen.session import Prepared, Session, restore
 from hybridgen.step import train_step
 from hybridgen.timing import Clock, Every, Meter
-from hybridgen.use import GenerativeModel, saved_recipe
+from hybridgen.use import GenerativeModel, changed_files, saved_recipe
 
 EARLY_ROWS = (1, 10, 100)
 """Steps that have a row whatever `log_every` says, so that a person sees at once that something happens."""
@@ -56,23 +57,27 @@ def train(
     runs: str | Path = "runs",
     report: str = "quiet",
     registry: Registry | None = None,
+    plugins: Plugins = (),
 ) -> Outcome:
     """Train a recipe (a built-in name or a path) into a new folder below `runs`.
 
     overrides: `["train.steps=500"]` or `{"train.steps": 500}`.
     report: "auto", "tty", "plain", "jsonl" or "quiet".
+    plugins: beside those that are installed, `hybridgen.components(loss={"mine": Mine})`, a plugin's file, or several.
     Raises RecipeError with every problem, DataError, DivergedError (a non-finite value) and Interrupted (a signal; the
     state is saved first).
     """
-    registry = registry or load_registry()
+    registry = registry_with(plugins, registry)
     loaded = load_recipe(recipe, overrides, registry=registry)
-    prepared = Prepared(loaded)
+    with noting(loaded):
+        prepared = Prepared(loaded)
     with prepared.numerics():
         folder = create_run(
             Path(runs),
             loaded.name,
             recipe_toml=resolved_toml(loaded),
             sources=loaded.sources,
+            plugins=[plugin.file for plugin in registry.plugins if plugin.file is not None],
             environment=environment(registry=registry, seed=loaded.train.seed, device=prepared.choices.device),
         )
         with folder.released_on_failure():
@@ -80,12 +85,13 @@ def train(
         return _run(session)
 
 
-def resume(run: str | Path, *, report: str = "quiet", registry: Registry | None = None) -> Outcome:
+def resume(run: str | Path, *, report: str = "quiet", registry: Registry | None = None, plugins: Plugins = ()) -> Outcome:
     """Go on with a run from its newest checkpoint, bit for bit as if it had never stopped.
 
+    plugins: what `train` was given. A file that has changed since is told, and used as it is now.
     Raises RunError when there is no such run or it is done, and what `train` raises.
     """
-    registry = registry or load_registry()
+    registry = registry_with(plugins, registry)
     folder = open_run(find_run(run))
     with folder.released_on_failure():
         loaded = saved_recipe(folder.path, registry)
@@ -98,7 +104,9 @@ def resume(run: str | Path, *, report: str = "quiet", registry: Registry | None 
                 f"{folder.path} is done: {saved.step} of {loaded.train.steps} steps; to train longer, start a new run with "
                 f"`hybridgen run {folder.path / 'recipe.toml'} train.steps=...`"
             )
-        prepared = Prepared(loaded, Choices(**saved.metadata["choices"]) if saved else None)
+        with noting(loaded):
+            prepared = Prepared(loaded, Choices(**saved.metadata["choices"]) if saved else None)
+        prepared.notes += tuple(changed_files(folder.path, registry))
         session = prepared.session(folder, report, saved.step if saved else 0)
         if saved is not None:
             forget_after(folder.checkpoints, saved.step)
@@ -117,8 +125,9 @@ def _run(session: Session, *, resumed: bool = False) -> Outcome:
     try:
         with torch.random.fork_rng(), _signals() as asked:
             session.emit("start", **_header(session, resumed))
-            for step in _steps(session, clock, asked):  # noqa: B007  (the last one is told below)
-                pass
+            with noting(session.recipe, session.model.parts, session.state.averaged):
+                for step in _steps(session, clock, asked):  # noqa: B007  (the last one is told below)
+                    pass
             if asked and step < session.recipe.train.steps:
                 status, message = "interrupted", f"{asked[0]} received; the state after step {step} is saved"
     except DivergedError as error:

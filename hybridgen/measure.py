@@ -15,9 +15,10 @@ from hybridgen.evaluation import Progress, prepare
 from hybridgen.events import writable
 from hybridgen.examples import source_of
 from hybridgen.files import write_atomically
+from hybridgen.notes import noting
 from hybridgen.precision import choose, numerics, usable_device
 from hybridgen.recipe import Recipe, load_recipe
-from hybridgen.registry import Registry, load_registry
+from hybridgen.registry import Plugins, Registry, registry_with
 from hybridgen.run_folder import RunFolder, find_run
 from hybridgen.signature import REQUIRED, constructor
 from hybridgen.use import restored, saved_checkpoint, saved_recipe
@@ -38,16 +39,18 @@ def evaluate(
     best: bool = False,
     device: str = "cpu",
     registry: Registry | None = None,
+    plugins: Plugins = (),
     progress: Progress = lambda text, done, total: None,
 ) -> dict[str, Any]:
     """Every metric that the model of a run allows, on its averaged weights; the result is stored in the run's folder.
 
     overrides: of the tables metric, features, evaluate and data, e.g. `["evaluate.samples=10000"]`.
     metrics: only these, names of the recipe's metrics or of components. step, best: a checkpoint other than the newest.
+    plugins: what `train` was given, and others that metrics of yours come from.
     Returns what `RUN/evaluations/*.json` holds: values, units, higher_is_better, refused and unavailable (metric -> why),
     remarks, protocol. Raises RunError, RecipeError and DataError.
     """
-    registry = registry or load_registry()
+    registry = registry_with(plugins, registry)
     folder = find_run(run, trained=True)
     _only_measuring(overrides)
     # "kid.mean" is a value of the metric "kid"
@@ -65,8 +68,9 @@ def evaluate(
     checkpoint = saved_checkpoint(folder, int(at.name.removeprefix("step-")) if at else step)
     model = restored(recipe, checkpoint, where)
     source = source_of(recipe)
-    _same_kind(source.describe(), model.spec)
-    splits = open_data(source, recipe.data)
+    with noting(recipe):
+        _same_kind(source.describe(), model.spec)
+        splits = open_data(source, recipe.data)
     if not splits.get(recipe.evaluate.split):
         raise DataError(f"these data have no {recipe.evaluate.split} split; write evaluate.split=train")
     optional = () if metrics else [name.rpartition(":")[2] for name in extra]
@@ -74,7 +78,7 @@ def evaluate(
     units, better = evaluation.units, evaluation.higher_is_better
     started = time.monotonic()
     choices = choose(dataclasses.replace(recipe.train, device=device, precision="fp32"), sum(model.counts().values()))
-    with numerics(choices, deterministic=False):
+    with noting(recipe, model.parts), numerics(choices, deterministic=False):
         found = evaluation.run(model.parts, splits, checkpoint.step, device=where, progress=progress)
     record = {
         "event": "evaluation",

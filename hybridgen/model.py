@@ -23,6 +23,7 @@ from hybridgen import randomness
 from hybridgen.data import SampleSpec
 from hybridgen.errors import Problem, RecipeError
 from hybridgen.graph import SCALARS, Env, Graph, nodes
+from hybridgen.notes import place_of, shown
 from hybridgen.phases import Hold, Planner
 from hybridgen.quantities import Missing, Noise, Scope, Wiring
 from hybridgen.recipe import Part, Recipe
@@ -316,6 +317,9 @@ def construct(
         raise RecipeError([Problem(str(error), where, path, plugin=component.plugin)]) from error
     except Exception as error:  # a fault of the component's own: say where, for whoever writes it
         what = f"{component.kind} '{component.name}' can't be constructed: {told(error)}"
+        what += f"; it comes from {component.origin}" if component.origin else ""
+        told_given = ", ".join(f"{name}: {shown(value)}" for name, value in {**given, **options}.items())
+        what += f"; it was given {told_given}" if told_given else ""
         raise RecipeError([Problem(what, where, path, plugin=component.plugin)]) from error
 
 
@@ -352,7 +356,7 @@ def _judged_shape(wiring: Wiring, parts: Mapping[str, Any], name: str) -> tuple[
     env = meta_leaves(wiring.spec, wiring.noise, graph.leaves_of([key]))
     modules = {path: part for path, part in parts.items() if isinstance(part, nn.Module)}
     for call in nodes(graph, [key], modules):
-        with _explained(wiring.recipe, call.part or key):
+        with _explained(wiring.recipe, call.part or key, modules):
             call.run(env)
     return tuple(env[key].shape[1:])
 
@@ -377,7 +381,7 @@ def _dry_run(model: Model) -> None:
         env |= meta_leaves(model.spec, model.noise, [key for key in phase.reads if key not in env])
         for call in phase.calls:
             try:
-                with _explained(model.recipe, call.part or call.definitions[0].key):
+                with _explained(model.recipe, call.part or call.definitions[0].key, model.parts):
                     call.run(env)
             except RecipeError as error:
                 raise RecipeError([*problems, *error.problems]) from error
@@ -386,7 +390,7 @@ def _dry_run(model: Model) -> None:
                 raise RecipeError(problems)
     problems += [p for term in model.terms if (p := _not_scalar(model, term, env))]
     for path, arguments in plan.state_updates.items():
-        with _explained(model.recipe, path), torch.no_grad():
+        with _explained(model.recipe, path, model.parts), torch.no_grad():
             model.parts[path].update(**{name: env[key] for name, key in arguments})  # type: ignore[operator]
     problems += [p for path, hold in plan.holds.items() if (p := _not_a_signal(model, path, hold, env))]
     if problems:
@@ -396,7 +400,7 @@ def _dry_run(model: Model) -> None:
 def _not_a_signal(model: Model, path: str, hold: Hold, env: Env) -> Problem | None:
     """What is wrong with the quantity that holds a part back, if anything."""
     where = f"{path}.hold"
-    with _explained(model.recipe, where):
+    with _explained(model.recipe, where, model.parts):
         value = hold.function(**{name: env[key] for name, key in hold.arguments})
     if isinstance(value, Tensor) and value.ndim == 0:
         return None
@@ -441,15 +445,18 @@ def _not_scalar(model: Model, term: Term, env: Env) -> Problem | None:
 
 
 @contextmanager
-def _explained(recipe: Recipe, path: str) -> Any:
-    """Turn what a part raises in the dry run into a Problem at the part's table."""
+def _explained(recipe: Recipe, path: str, parts: Mapping[str, nn.Module]) -> Any:
+    """Turn what a part raises in the dry run into a Problem at the part's table, which says whose code it was."""
     try:
         yield
     except RecipeError:
         raise
     except Exception as error:
-        what = f"it fails in the dry run of a step: {told(error)}"
-        raise RecipeError([Problem(what, recipe.where(path), path)]) from error
+        what, plugin = f"it fails in the dry run of a step: {told(error)}", ""
+        place = place_of(error, recipe, parts)
+        if place is not None:
+            what, plugin = f"{what}; {place.line()}", place.component.plugin
+        raise RecipeError([Problem(what, recipe.where(path), path, plugin=plugin)]) from error
 
 
 def told(error: Exception) -> str:

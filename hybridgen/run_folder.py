@@ -16,6 +16,7 @@ from typing import IO, Any
 from hybridgen.errors import RunError
 from hybridgen.events import last_events
 from hybridgen.files import write_atomically
+from hybridgen.single_file import PluginFile
 
 
 @dataclass
@@ -68,12 +69,14 @@ def create_run(
     *,
     recipe_toml: str,
     sources: Iterable[tuple[Path, str]],
+    plugins: Iterable[PluginFile] = (),
     environment: Mapping[str, Any],
 ) -> RunFolder:
     """A new folder `<recipe>-<date>-<time>-<id>` below `root`, locked by this process.
 
     It is filled under a hidden name and renamed, so a run killed while it starts leaves no half-made run; two runs
-    started at once can't collide. Raises RunError when it can't be written.
+    started at once can't collide. sources, plugins: the recipe's files and plugins of one file, of which `source/` keeps
+    copies. Raises RunError when it can't be written.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -88,6 +91,8 @@ def create_run(
             (hidden / name).mkdir()
         for index, (path, text) in enumerate(sources):
             (hidden / "source" / f"{index}-{path.name}").write_text(text, encoding="utf-8")
+        for plugin in plugins:
+            (hidden / "source" / plugin.path.name).write_bytes(plugin.text)
         (hidden / "environment.json").write_text(json.dumps(dict(environment), indent=2) + "\n", encoding="utf-8")
         (hidden / "recipe.toml").write_text(recipe_toml, encoding="utf-8")
         folder = RunFolder(final, _locked(hidden))

@@ -17,6 +17,7 @@ from hybridgen.evaluation import Evaluation, best_by, prepare
 from hybridgen.events import EventLog, read_events, truncate_after
 from hybridgen.examples import source_of
 from hybridgen.model import Model, build, construct, load_parts, told
+from hybridgen.notes import noting, told_place
 from hybridgen.precision import Choices, choose, numerics
 from hybridgen.recipe import Recipe
 from hybridgen.record import Record
@@ -67,8 +68,9 @@ class Session:
                 if listener is self.listeners[0]:
                     raise
                 self.listeners.remove(listener)  # a reporter that fails costs the run its report, not the training
-                why = f"reporter {type(listener).__name__} failed and hears no more: {told(error)}"
-                self.emit("health", step=entry.get("step", 0), code="reporter", message=why)
+                why = told(error) + told_place(error, self.recipe)
+                message = f"reporter {type(listener).__name__} failed and hears no more: {why}"
+                self.emit("health", step=entry.get("step", 0), code="reporter", message=message)
         return entry
 
     def busy(self, text: str, done: int = 0, total: int = 0) -> None:
@@ -113,7 +115,7 @@ class Prepared:
             (torch.bincount(labels, minlength=classes) / len(labels)).tolist() if classes and labels is not None else None
         )
         if choices is None and recipe.train.compile == "auto":
-            with self.numerics():
+            with noting(recipe, self.model.parts), self.numerics():
                 self.choices = choose_compile(self.model, chosen, self.data)
         self.state = Training(self.model, self.choices)
         self.splits = splits

@@ -11,20 +11,14 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
 from hybridgen.errors import PluginError
-from hybridgen.names import FACTS
-
-RESERVED: Final = (
-    "use", "weight", "discriminator_weight", "trains", "discriminator", "every", "balance", "balance_limit",
-    "inputs", "real", "fake", "augment", "hold", "features",
-)  # fmt: skip
-"""Keys of a recipe's tables that belong to hybridgen, so that no component may have an option of that name."""
+from hybridgen.names import FACTS, RESERVED
 
 
 class _Required:
@@ -78,7 +72,7 @@ class OptionProblem:
     hint: str = ""
 
 
-def constructor(component: Any, *, reserved: Sequence[str] = RESERVED) -> Constructor:
+def constructor(component: Any, *, reserved: Collection[str] = RESERVED) -> Constructor:
     """The facts and options of a class, or the options of a function (a provider, whose other parameters are quantities).
 
     Raises PluginError for a signature that can't be a schema: an option without a type hint, `**kwargs`, an unknown fact.
@@ -115,7 +109,7 @@ def _is_torch_base(function: Any) -> bool:
     return str(getattr(function, "__module__", "")).startswith("torch")
 
 
-def _option(owner: str, parameter: inspect.Parameter, hints: Mapping[str, Any], reserved: Sequence[str]) -> Option:
+def _option(owner: str, parameter: inspect.Parameter, hints: Mapping[str, Any], reserved: Collection[str]) -> Option:
     if parameter.name in reserved:
         raise PluginError(f"{owner}: an option can't be called `{parameter.name}`: recipes use that key themselves")
     if parameter.name not in hints:

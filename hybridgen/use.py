@@ -21,10 +21,11 @@ from hybridgen.data import SampleSpec
 from hybridgen.errors import Problem, RecipeError, RunError, UnavailableError, UserError
 from hybridgen.graph import SCALARS, Env, Graph, nodes
 from hybridgen.model import Model, build, load_parts
+from hybridgen.notes import noting
 from hybridgen.precision import usable_device
 from hybridgen.quantities import Missing, Noise, Scope
 from hybridgen.recipe import Recipe, load_recipe
-from hybridgen.registry import Registry, load_registry
+from hybridgen.registry import Plugins, Registry, load_registry, registry_with
 from hybridgen.run_folder import find_run
 
 CHUNK = 512
@@ -176,8 +177,9 @@ class GenerativeModel:
             raise UnavailableError(f"this model ({self.recipe_name}) can't do that alone: its networks ask for {names}")
         steps = float(self._model.recipe.train.steps)
         env |= {"step": torch.tensor(steps, device=self.device), "progress": torch.tensor(1.0, device=self.device)}
-        for call in nodes(Graph(self._model.wiring.definitions), targets, self._parts, given=given):
-            call.run(env)
+        with noting(self._model.recipe, self._parts):
+            for call in nodes(Graph(self._model.wiring.definitions), targets, self._parts, given=given):
+                call.run(env)
         return env
 
     def _chunked(self, key: str, env: Env, *, given: Sequence[str] = (), pick: str = "") -> Tensor:
@@ -214,30 +216,68 @@ def saved_recipe(folder: Path, registry: Registry | None = None) -> Recipe:
     try:
         return load_recipe(folder / "recipe.toml", registry=registry)
     except RecipeError as error:
-        try:
-            record = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise error from None
         here = {plugin.name for plugin in registry.plugins if plugin.state == "active"}
-        gone = [p for p in record.get("plugins", []) if p["state"] == "active" and p["name"] not in here]
+        gone = [p for p in _plugins_then(folder) if p["state"] == "active" and p["name"] not in here]
         if not gone:
             raise
-        names = ", ".join(f"'{p['name']}' ({p['distribution']} {p['version']})" for p in gone)
-        problem = Problem(f"this run was made with a plugin that is not here: {names}", str(folder), hint="install it again")
-        raise RecipeError([problem, *error.problems]) from None
+        raise RecipeError([*_gone(folder, gone), *error.problems]) from None
+
+
+def _plugins_then(folder: Path) -> list[dict[str, Any]]:
+    """The plugins that a run was made with, as its environment record names them; none where it has no such record."""
+    try:
+        found: list[dict[str, Any]] = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("plugins", [])
+    except (OSError, ValueError):
+        return []
+    return found
+
+
+def _gone(folder: Path, plugins: Sequence[Mapping[str, Any]]) -> list[Problem]:
+    """What to do about plugins that a run was made with and that are not here now."""
+    installed = [f"'{p['name']}' ({p['distribution']} {p['version']})" for p in plugins if p["distribution"]]
+    problems = []
+    if installed:
+        what = f"this run was made with a plugin that is not here: {', '.join(installed)}"
+        problems.append(Problem(what, str(folder), hint="install it again"))
+    for p in plugins:
+        if "file" in p:
+            what, copy = f"this run was made with --plugin {p['file']}", folder / "source" / Path(p["file"]).name
+            hint = f'give it again (in Python: plugins="{p["file"]}"); as it was then it is kept in {copy}'
+            problems.append(Problem(what, str(folder), hint=hint))
+        elif not p["distribution"]:
+            what = f'this run was made with plugins=hybridgen.components(name="{p["name"]}", ...)'
+            problems.append(Problem(what, str(folder), hint="give it again"))
+    return problems
+
+
+def changed_files(folder: Path, registry: Registry) -> list[str]:
+    """A sentence for each plugin's file that is another than when the run was made."""
+    then = {p["name"]: p for p in _plugins_then(folder) if "file" in p}
+    return [
+        f"{plugin.file.path} has changed since this run was made; as it was then it is kept in "
+        f"{folder / 'source' / Path(then[plugin.name]['file']).name}"
+        for plugin in registry.plugins
+        if plugin.file is not None and plugin.name in then and then[plugin.name]["sha256"] != plugin.file.sha256
+    ]
 
 
 def load(
-    run: str | Path, *, device: torch.device | str = "cpu", step: int | None = None, registry: Registry | None = None
+    run: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    step: int | None = None,
+    registry: Registry | None = None,
+    plugins: Plugins = (),
 ) -> GenerativeModel:
     """The model of a run folder (or the name of a run below `runs/`), with its averaged weights.
 
-    step: a checkpoint other than the newest. Raises RunError when there is no such run or checkpoint.
+    step: a checkpoint other than the newest. plugins: what `train` was given. Raises RunError when there is no such run or
+    checkpoint, and RecipeError where its plugins are not here.
     """
     folder = find_run(run, trained=True)
     where = usable_device(str(device))
     checkpoint = saved_checkpoint(folder, step)
-    model = restored(saved_recipe(folder, registry), checkpoint, where)
+    model = restored(saved_recipe(folder, registry_with(plugins, registry)), checkpoint, where)
     return GenerativeModel(model, model.parts, checkpoint.metadata.get("label_frequencies"))
 
 

@@ -60,11 +60,12 @@ def command(ctx: click.Context, what: str, runs: str, as_json: bool) -> None:
 def _recipes(registry: Any) -> list[dict[str, Any]]:
     from hybridgen.errors import RecipeError
     from hybridgen.recipe.merge import merge
+    from hybridgen.recipe.values import description
 
     rows = []
     for name, file in sorted(registry.recipes().items()):
         text = file.path.read_text(encoding="utf-8", errors="replace")
-        first = next((line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")), "")
+        first = description(text).partition("\n")[0]
         try:
             family = merge(name, (), registry).tree.get("family", "")
         except RecipeError:  # `check` says what is wrong with it
@@ -90,7 +91,7 @@ def _components(registry: Any, kind: str) -> list[dict[str, Any]]:
         {
             "name": c.name if names.count(c.name) == 1 else c.qualified,
             "plugin": c.plugin,
-            "reference": c.reference if isinstance(c.reference, str) else repr(c.reference),
+            "reference": c.place,
         }
         for c in sorted(found, key=lambda c: (c.name, c.plugin))
     ]
@@ -100,7 +101,7 @@ def _plugins(registry: Any) -> list[dict[str, Any]]:
     return [
         {
             "name": plugin.name,
-            "package": f"{plugin.distribution} {plugin.version}".strip(),
+            "package": plugin.origin,
             "state": plugin.state,
             "cause": "; ".join([*([plugin.cause] if plugin.cause else []), *plugin.problems]),
         }

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from hybridgen.errors import Problem, RecipeError
+from hybridgen.names import RESERVED
 from hybridgen.recipe.source import Source, read_source
 from hybridgen.recipe.spec import Origin
 from hybridgen.registry import Registry
-from hybridgen.signature import RESERVED
 
 SINGLE = ("encoder", "decoder", "latent", "data")
 KEYED = ("discriminator", "loss", "quantity", "metric", "features", "reporter")

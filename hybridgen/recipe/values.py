@@ -57,11 +57,13 @@ def toml(value: Any) -> Any:
 
 
 def description(text: str) -> str:
-    """The comment block that opens a recipe."""
+    """The comment block that opens a recipe, without directives to editors (`#:schema ...`)."""
     lines = []
     for line in text.splitlines():
         if not line.startswith("#"):
             break
+        if line.startswith("#:"):
+            continue
         lines.append(line.removeprefix("#").removeprefix(" "))
     return "\n".join(lines).strip()
 

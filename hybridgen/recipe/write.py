@@ -67,13 +67,15 @@ def copy_recipe(source: str | Path, target: Path, *, extends: bool = False, regi
     """The text of a recipe to edit at `target`: the whole of it, or a recipe that extends it.
 
     A relative parent, and relative paths among a component's options, are rewritten so that they mean the same from the new
-    place.
+    place. A first line that names a schema to editors (`#:schema ...`) is left out: it holds for the original's folder.
     Raises RecipeError when there is no such recipe.
     """
     registry = registry or load_registry()
     path, _ = find_recipe(source, registry)
     builtin = str(source) in registry.recipes()
     text = path.read_text(encoding="utf-8")
+    if text.startswith("#:schema"):
+        text = text.partition("\n")[2]
     name = target.stem
     if extends:
         parent = str(source) if builtin else _relative(path, target)
