@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 our fault, 2 something in the input has to change, 3 the r
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
@@ -22,7 +23,9 @@ VERBS = {
     "ls": "List recipes, components, plugins and runs.",
     "show": "Explain one component: options, defaults, a snippet to paste.",
     "check": "Find everything that is wrong with a recipe, without training.",
+    "doctor": "Look over this installation and machine, and what a recipe needs of them.",
     "resolve": "Print a recipe in full, with the origin of each value.",
+    "new": "Start a plugin, or a recipe.",
     "cp": "Copy a recipe to edit.",
     "schema": "Write a JSON Schema of recipes, for editors.",
     "sample": "Draw new samples from a trained run.",
@@ -30,8 +33,15 @@ VERBS = {
     "evaluate": "Measure a trained run: every metric that it allows, with its protocol.",
     "compare": "Set evaluations of runs side by side, where their protocols agree.",
     "bench": "Time a recipe's steps here, and say where the time goes.",
+    "check-plugin": "Hold a plugin to what its components promise.",
     "report": "Draw the report of a run again from its record.",
 }
+
+LOOKS_NOTHING_UP = ("compare", "report")
+"""Verbs that read what a run recorded: no component, no recipe, hence no plugin."""
+
+FILES = "hybridgen.plugin"
+"""Where an invocation keeps the files that were given with --plugin."""
 
 EPILOG = """\b
 Examples:
@@ -43,6 +53,22 @@ Examples:
 """
 
 
+def _note_files(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> None:
+    ctx.meta.setdefault(FILES, []).extend(given)  # one for the whole invocation, wherever on the line it was written
+
+
+plugin_option = click.option(
+    "--plugin",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(),
+    expose_value=False,
+    is_eager=True,
+    callback=_note_files,
+    help="A Python file that is a plugin; may be given several times.",
+)
+
+
 class LazyGroup(click.Group):
     """A group whose shipped commands are imported when they are called; plugins' commands are added on demand."""
 
@@ -51,8 +77,8 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name in VERBS:
-            command: click.Command = importlib.import_module(f"hybridgen.cli.{name}").command
-            return command
+            command: click.Command = importlib.import_module(f"hybridgen.cli.{name.replace('-', '_')}").command
+            return command if name in LOOKS_NOTHING_UP else _with_plugin_option(command)
         return self._plugins(ctx).get(name)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
@@ -82,13 +108,20 @@ class LazyGroup(click.Group):
         return group.commands
 
 
+def _with_plugin_option(command: click.Command) -> click.Command:
+    """A copy of a verb that takes --plugin, for `registry_of` to find."""
+    made = copy.copy(command)
+    made.params = list(command.params)
+    return plugin_option(made)
+
+
 def registry_of(ctx: click.Context) -> Any:
     """The plugins of this process, discovered once an invocation."""
     from hybridgen.registry import load_registry
 
     root = ctx.find_root()
     if root.obj is None:
-        root.obj = load_registry(disabled=tuple(root.params.get("disable_plugin") or ()))
+        root.obj = load_registry(disabled=tuple(root.params.get("disable_plugin") or ()), files=ctx.meta.get(FILES, ()))
         for plugin in root.obj.plugins:
             for problem in [*([plugin.cause] if plugin.state == "failed" else []), *plugin.problems]:
                 click.echo(f"hybridgen: plugin '{plugin.name}': {problem}", err=True)
@@ -98,6 +131,7 @@ def registry_of(ctx: click.Context) -> Any:
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hybridgen")
 @click.option("--disable-plugin", multiple=True, metavar="NAME", help="Leave a plugin out; may be given several times.")
+@plugin_option
 def cli(disable_plugin: tuple[str, ...]) -> None:
     """Hybrid generative models (autoencoders, VAEs, GANs and their mixtures) composed from plugins by a recipe."""
 

@@ -17,17 +17,10 @@ def command(ctx: click.Context, recipe: str, overrides: tuple[str, ...]) -> None
     Only the headers of the data are read (its shape and labels).
     """
     registry = registry_of(ctx)
-    from hybridgen.errors import DataError
-    from hybridgen.evaluation import prepare
+    from hybridgen.doctor import try_out
     from hybridgen.examples import describe
-    from hybridgen.model import check
-    from hybridgen.precision import choose
     from hybridgen.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides, registry=registry)
-    spec = describe(loaded)
-    prepare(check(loaded, spec))
-    choose(loaded.train)
-    if spec.count < loaded.data.batch_size:
-        raise DataError(f"data.batch_size = {loaded.data.batch_size}, but there are {spec.count} examples; write a smaller one")
+    try_out(loaded, describe(loaded))
     click.echo(f"{loaded.name}: no problem found")

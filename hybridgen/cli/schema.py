@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -17,7 +16,7 @@ Example:
   hybridgen schema --out hybridgen.schema.json
 
 \b
-Then name it in the first line of a recipe, as the TOML extensions of editors expect:
+Then name it in the first line of a recipe, as the TOML extensions of editors expect (`new recipe` and `cp` do so):
   #:schema ./hybridgen.schema.json
 """,
 )
@@ -26,9 +25,9 @@ Then name it in the first line of a recipe, as the TOML extensions of editors ex
 def command(ctx: click.Context, out: Path | None) -> None:
     """Write a JSON Schema of recipes for the plugins that are installed."""
     from hybridgen.files import write_atomically
-    from hybridgen.recipe.schema import json_schema
+    from hybridgen.recipe.schema import schema_text
 
-    text = json.dumps(json_schema(registry_of(ctx)), indent=2, default=str) + "\n"
+    text = schema_text(registry_of(ctx))
     if out is None:
         click.echo(text, nl=False)
     else:
