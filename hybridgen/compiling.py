@@ -23,6 +23,7 @@ from hybridgen.phases import Phase, PhaseFunction, Result
 
 Backend = str | Callable[..., Any]
 Tell = Callable[[str, str], object]
+DECLARED = "it declares `compiles = False`"
 
 
 def compiled(
@@ -34,9 +35,15 @@ def compiled(
     """A phase as one graph. What can't be compiled runs eagerly and is told by `tell(part or phase, why)`; without `tell`
     it raises what torch raised.
 
-    parts: whose buffers stay as they are while the parts at fault are looked for.
+    parts: whose buffers stay as they are while the parts at fault are looked for; those that declare `compiles = False` are
+    left eager without a try.
     """
-    function = _graph(phase, backend, whole=True)
+    parts = parts or {}
+    declared = {i: DECLARED for i, call in enumerate(phase.calls) if not getattr(parts.get(call.part), "compiles", True)}
+    function = _without(phase, declared, backend) if declared else _graph(phase, backend, whole=True)
+    if tell is not None:
+        for index, why in declared.items():
+            tell(phase.calls[index].part, why)
 
     def run(env: Env, weights: Mapping[str, Tensor]) -> Result:
         nonlocal function
@@ -45,8 +52,8 @@ def compiled(
         except TorchDynamoException as error:
             if tell is None:
                 raise
-            with kept(parts or {}), torch.random.fork_rng():
-                faults = dict(_faults(phase, env))
+            with kept(parts), torch.random.fork_rng():
+                faults = dict(_faults(phase, env)) | declared
             for index, why in faults.items():
                 tell(phase.calls[index].part or phase.calls[index].definitions[0].key, why)
             if not faults:  # the graph is whole, so the compiler itself failed on it

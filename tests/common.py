@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import math
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from hybridgen import hookimpl
 from hybridgen.data import SampleSpec
-from hybridgen.graph import Graph
 from hybridgen.model import Model
 from hybridgen.precision import Choices
 from hybridgen.routing import Term
 from hybridgen.step import Training, train_step
+from hybridgen.testing import probe
+from hybridgen.testing.probe import everything, hand_over, steps
+
+__all__ = ["everything", "hand_over", "steps"]
 
 SHIPPED = sorted(path.stem for path in (Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
@@ -41,14 +41,7 @@ EAGER = Choices("cpu", "fp32", False, ())
 
 def batch(size: int = 8, seed: int = 0, spec: SampleSpec = SPEC) -> dict[str, Tensor]:
     """A batch of noise shaped like data, with labels where the data has them."""
-    generator = torch.Generator().manual_seed(seed)
-    if spec.kind == "tokens":
-        made = spec.batch(torch.randint(0, spec.shape[1], (size, spec.shape[0]), generator=generator))
-    else:
-        made = {"x": torch.rand(size, *spec.shape, generator=generator) * 2 - 1}
-    if spec.classes:
-        made["label"] = torch.randint(0, len(spec.classes), (size,), generator=generator)
-    return made
+    return probe.batch(size, seed, spec=spec)
 
 
 def parameters(model: Model) -> dict[str, Tensor]:
@@ -73,82 +66,14 @@ def close(a: dict[str, Tensor], b: dict[str, Tensor], **tolerance: float) -> Non
         torch.testing.assert_close(a[name], b[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
 
 
-def steps(state: Training, first: int, last: int, size: int = 8) -> dict[str, Tensor]:
-    """Steps of a run, each update on a batch of its own; returns the last one's values."""
-    values: dict[str, Tensor] = {}
-    for step in range(first, last + 1):
-        data = [batch(size, 100 * step + i, state.model.spec) for i in range(state.train.critic_steps)]
-        values = train_step(state, data, step)
-    return values
-
-
-def everything(state: Training) -> dict[str, Tensor]:
-    """Every parameter and buffer, of the model and of its average."""
-    kept = {k: v.detach().clone() for k, v in state.model.state_dict().items()}
-    averaged = {f"ema {p}/{k}": v.clone() for p, m in state.averaged.items() for k, v in m.state_dict().items()}
-    return kept | averaged
-
-
-def hand_over(state: Training, other: Training) -> None:
-    """What a checkpoint holds of one, through a file, into another."""
-    averaged = {p: m.state_dict() for p, m in state.averaged.items()}
-    saved = io.BytesIO()
-    torch.save({"model": state.model.state_dict(), "ema": averaged, "training": state.state_dict()}, saved)
-    saved.seek(0)
-    loaded = torch.load(saved, weights_only=True)
-    other.model.load_state_dict(loaded["model"])
-    for path, module in other.averaged.items():
-        module.load_state_dict(loaded["ema"][path])
-    other.load_state_dict(loaded["training"])
-
-
 def captured(state: Training, step: int = 1, size: int = 8) -> dict[str, Tensor]:
     """The gradients that one step leaves for the optimisers, by parameter; nothing is moved."""
-    found: dict[str, Tensor] = {}
-
-    def apply(player: str, *_: Any) -> dict[str, Tensor]:
-        for path, module in state.model.parts.items():
-            for name, parameter in module.named_parameters():
-                if parameter.grad is not None:
-                    assert state.model.owner[path] == player, f"{path} got a gradient in the {player}'s update"
-                    found[f"{path}/{name}"] = parameter.grad.clone()
-                    parameter.grad = None
-        return {}
-
-    state.apply = apply  # type: ignore[method-assign]
-    train_step(state, [batch(size, spec=state.model.spec)], step)
-    return found
+    return probe.captured(state, batch(size, spec=state.model.spec), step)
 
 
 def isolated(state: Training, term: Term, step: int = 1, size: int = 8) -> dict[str, Tensor]:
     """The gradient of one term alone with respect to every parameter, by a second, naive evaluation of the graph."""
-    model = state.model
-    plan = state.planner.plan(model.terms)
-    env = dict(state.leaves(plan, batch(size, spec=model.spec), step, 0)[0])
-    for definition in Graph(model.wiring.definitions).order([term.key]):
-        arguments = {name: env[key] for name, key in definition.arguments}
-        if definition.weights:
-            env[definition.key] = dict(model.parts[definition.part].named_parameters())
-        elif definition.view:
-            env[definition.key] = partial(_called, model.parts[definition.part], arguments)
-        elif definition.part:
-            env[definition.key] = getattr(model.parts[definition.part], definition.method)(**arguments)
-        else:
-            assert definition.function is not None
-            env[definition.key] = definition.function(**arguments)
-    named = {f"{p}/{k}": v for p, m in model.parts.items() for k, v in m.named_parameters()}
-    gradients = torch.autograd.grad(env[term.key], list(named.values()), allow_unused=True)
-    return {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
-
-
-def _called(module: nn.Module, others: dict[str, Any], *positional: Any, **named: Any) -> Any:
-    """What a callable quantity gives: a part at points of the caller's, a critic's logits alone; statistics stay."""
-    result = functional_call(module, _buffers(module), positional, {**others, **named})
-    return result[0] if isinstance(result, tuple) else result
-
-
-def _buffers(module: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in module.named_buffers()}
+    return probe.isolated(state, term, batch(size, spec=state.model.spec), step)
 
 
 class LookingCritic(nn.Module):
@@ -164,6 +89,12 @@ class LookingCritic(nn.Module):
         if x.device.type != "meta" and float(h.detach().abs().max()) > 100.0:
             h = h / 2
         return self.last(h).squeeze(1)
+
+
+class EagerCritic(LookingCritic):
+    """The same, and says so."""
+
+    compiles = False
 
 
 class BatchNormCritic(nn.Module):
@@ -306,6 +237,7 @@ def register_components(register: Any) -> None:
     register.loss("asks", Asks)
     register.discriminator("batch-norm", BatchNormCritic)
     register.discriminator("looks", LookingCritic)
+    register.discriminator("eager", EagerCritic)
     register.discriminator("pair", PairCritic)
     register.decoder("conditional", Conditional)
     register.provider("noisy", noisy)

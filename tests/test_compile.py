@@ -105,6 +105,14 @@ def test_a_part_that_cannot_be_compiled_is_named_and_runs_eagerly(training: Call
     assert len(graphs) == before  # and is not tried again in every step
 
 
+def test_a_part_that_says_so_is_left_eager_without_a_try(training: Callable[..., Training], monkeypatch: Any) -> None:
+    eager, state = (training(LOOKS.replace('"looks"', '"eager"'), *SGD) for _ in range(2))
+    monkeypatch.setattr("hybridgen.compiling._faults", lambda *_: pytest.fail("it was tried"))
+    state._wrap = lambda phase: compiled(phase, "eager", state.model.parts, state.fallbacks.setdefault)  # type: ignore[method-assign]
+    close(run(state, 2), run(eager, 2), rtol=1e-4, atol=1e-5)
+    assert state.fallbacks == {"discriminator.main": "it declares `compiles = False`"}
+
+
 def test_a_compiler_that_fails_leaves_its_phase_eager(training: Callable[..., Training]) -> None:
     def backend(module: Any, inputs: Any) -> Any:
         raise RuntimeError("no compiler here")
