@@ -238,6 +238,27 @@ LONGER = {**FASTER, "train.steps": 9000, "train.critic_steps": 2, "loss.penalty.
 WIDE = {"decoder.width": 256, "discriminator.width": 256}
 """The leaps between many modes, and the edges of all, want a network that can be steep."""
 
+ENCODED = {
+    **{key: given for key, given in POINTS.items() if not key.startswith("discriminator.")},
+    "encoder.use": "mlp",
+    "encoder.width": 128,
+    "encoder.depth": 3,
+    "encoder.activation": "relu",
+}
+"""The same for a hybrid, whose critics have tables of their own."""
+
+
+def critic(path: str = "discriminator", gamma: float = 0.01) -> dict[str, Any]:
+    """Overrides that make a critic of pictures one of points: flat at samples, but not so flat that it sees no edges."""
+    name = {} if path == "discriminator" else {"loss.flat.discriminator": path.rpartition(".")[2]}
+    shape = {f"{path}.use": "mlp", f"{path}.width": 128, f"{path}.depth": 3}
+    return {**shape, "loss.flat.use": "r1-r2", "loss.flat.gamma": gamma, **name}
+
+
+PICTURES = critic("discriminator.pictures")
+ALPHA = {"loss.reconstruction.weight": 0.5, "loss.codes.weight": 0.2}
+TWO = {"loss.reconstruction.learn_scale": False, "loss.reconstruction.scale": 0.15, "loss.pictures.weight": 40}
+
 
 def error(at_most: float, dim: int = 16) -> Bound:
     return Bound("error / PCA's", against_pca(dim), at_most=at_most)
@@ -262,8 +283,8 @@ def good(shape: str, share: float | None = 0.9) -> tuple[Bound, ...]:
     )
 
 
-def on(shape: str, recipe: str, *more: Mapping[str, Any]) -> Study:
-    overrides = {**POINTS, "data.shape": shape, "data.modes": MODES[shape]}
+def on(shape: str, recipe: str, *more: Mapping[str, Any], base: Mapping[str, Any] = POINTS) -> Study:
+    overrides = {**base, "data.shape": shape, "data.modes": MODES[shape]}
     for table in more:
         overrides |= table
     return Study(recipe, good(shape), overrides)
@@ -319,6 +340,7 @@ STUDIES: dict[str, Study] = {
         "vagan-mlp-2d", good("grid"), {"data.shape": "grid", "data.modes": 25, **WIDE, "train.steps": 9000}
     ),
     "vae-gan-larsen": Study("vae-gan-larsen", (*CLASSES, error(1.2))),
+    "vae-gan-larsen-ring": on("ring", "vae-gan-larsen", critic(gamma=0.02), base=ENCODED),
     "aae": Study("aae", (error(0.8, 8), MISMATCH, *CLASSES)),
     "aae-no-critic": Study(
         "aae",
@@ -329,11 +351,13 @@ STUDIES: dict[str, Study] = {
     "bigan": Study("bigan", (*CLASSES, error(4.0))),
     "ali": Study("ali", (*CLASSES, error(4.0))),
     "alpha-gan": Study("alpha-gan", (*CLASSES, error(1.0))),
+    "alpha-gan-ring": on("ring", "alpha-gan", PICTURES, ALPHA, base=ENCODED),
     "vqgan": Study("vqgan", (error(1.0), Bound("codes in use", value("codebook.usage"), at_least=0.5))),
     "kl-autoencoder-patch": Study("kl-autoencoder-patch", (error(0.8),)),
     "soft-intro-vae": Study("soft-intro-vae", (*CLASSES, error(0.9))),
     "cvae-gan": Study("cvae-gan", (*CLASSES, OBEDIENT, error(1.5))),
     "two-critics": Study("two-critics", (*CLASSES, error(1.0))),
+    "two-critics-ring": on("ring", "two-critics", PICTURES, TWO, base=ENCODED),
 }
 
 FASHION = Path(__file__).parents[2] / "shared" / "data" / "fashion_mnist"

@@ -84,12 +84,12 @@ def test_on_fashion_mnist_a_critic_lowers_fid_at_some_cost_in_reconstruction() -
 
 
 def test_wgan_gp_and_r3gan_are_steadier_than_dcgan() -> None:
-    """Closer together over three seeds on digits, and better in each seed on Fashion-MNIST."""
+    """Closer together over three seeds on digits; on Fashion-MNIST WGAN-GP is better in each seed. R3GAN is not there, with a
+    learning rate that never falls: 34, 46 and 84."""
     games = ("wgan-gp", "r3gan", "dcgan")
     spread = {name: max(found) - min(found) for name in games for found in [over_seeds(name, "FID")]}
     assert max(spread["wgan-gp"], spread["r3gan"]) < 0.6 * spread["dcgan"]
-    fashion = {name: over_seeds(f"fashion-{name}", "FID") for name in games}
-    assert max(fashion["wgan-gp"] + fashion["r3gan"]) < min(fashion["dcgan"])
+    assert max(over_seeds("fashion-wgan-gp", "FID")) < min(over_seeds("fashion-dcgan", "FID"))
 
 
 def test_the_page_shows_the_recorded_figures() -> None:
