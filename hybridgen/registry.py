@@ -235,15 +235,18 @@ class Registry:
             raise LookupFailure(_unusable(offers[0][0], f"{kind} '{name}'"))
         raise LookupFailure(self._unknown(kind, bare, owner))
 
+    def suspects(self) -> str:
+        """Plugins with problems, as one says it beside something that isn't found; nothing where there are none."""
+        broken = [p for p in self.plugins if p.state == "failed" or p.problems]
+        told = "; ".join(f"{p.name}: {p.cause or p.problems[0]}" for p in broken)
+        return f" (plugins with problems, which might have offered it: {told})" if broken else ""
+
     def _unknown(self, kind: str, name: str, owner: str) -> Problem:
         names = sorted({c.name for c in self.components(kind) if owner in ("", c.plugin)})
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         hint += f"there are: {', '.join(names) or 'none'}"
-        broken = [p for p in self.plugins if p.state == "failed" or p.problems]
-        if broken:
-            told = "; ".join(f"{p.name}: {p.cause or p.problems[0]}" for p in broken)
-            hint += f" (plugins with problems, which might have offered it: {told})"
+        hint += self.suspects()
         return Problem(f"there is no {kind} '{name}'", hint=hint)
 
 

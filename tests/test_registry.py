@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from hybridgen import hookimpl
+from hybridgen.errors import RecipeError
+from hybridgen.recipe import load_recipe
 from hybridgen.registry import LookupFailure, Registry, load_registry
 
 FOLDER = Path(__file__).parent / "fixtures" / "plugins"
@@ -177,3 +179,9 @@ def test_the_core_holds_no_component_and_imports_no_plugin() -> None:
         assert "from hybridgen_" not in text, path
         for base in ("nn.Linear(", "nn.Conv1d(", "nn.Conv2d(", "nn.ConvTranspose2d(", "sklearn", "torchmetrics."):
             assert base not in text, f"{path} holds {base}"
+
+
+def test_a_recipe_that_a_broken_plugin_might_ship_is_answered_with_its_cause() -> None:
+    registry = load_registry(extra={"bad": SimpleNamespace(HYBRIDGEN_API=99)})
+    with pytest.raises(RecipeError, match=r"no recipe 'bad-vae'.*might have offered it: bad: it speaks plugin interface 99"):
+        load_recipe("bad-vae", registry=registry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import click
@@ -44,14 +45,21 @@ def command(
         raise click.UsageError(f"there is no check {', '.join(unknown)}; there are: {', '.join(known)}")
     chosen = [check for check in found if not wanted or check.name in wanted]
 
+    after: Counter[tuple[str, str]] = Counter()
+
     def tell(check: Any, outcome: str, reason: str) -> None:
         if as_json or (outcome == "passed" and not verbose):
+            return
+        if outcome == "skipped" and reason.startswith("`") and reason.endswith("` failed") and not verbose:
+            after[check.subject, reason] += 1
             return
         click.echo(f"{outcome:8}{check}" + (f": {reason}" if outcome == "skipped" else ""))
         if outcome == "failed":
             click.echo("  " + reason.replace("\n", "\n  ") + "\n")
 
     results = run_checks(chosen, tell)
+    for (subject, reason), count in after.items():
+        click.echo(f"skipped {count} checks of {subject}: {reason}")
     if as_json:
         click.echo(json.dumps({"passed": results.passed, "skipped": results.skipped, "failed": results.failed}, indent=2))
     else:

@@ -76,7 +76,8 @@ def find_recipe(name: str | Path, registry: Registry, *, base: Path | None = Non
     close = difflib.get_close_matches(text, known, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     what = f"{text} is no recipe: a recipe ends in .toml" if path.exists() else f"there is no recipe '{text}'"
-    raise RecipeError([Problem(what, hint=f"{hint}recipes: {', '.join(sorted(known))}; or the path of a .toml file")])
+    hint += f"recipes: {', '.join(sorted(known))}; or the path of a .toml file{registry.suspects()}"
+    raise RecipeError([Problem(what, hint=hint)])
 
 
 def _chain(source: str | Path, registry: Registry, merged: Merged) -> Iterator[Source]:

@@ -122,7 +122,8 @@ def builds(subject: Subject) -> None:
     """The component is built on the meta device, and a dry run of a step goes through, in a small recipe.
 
     Why: hybridgen builds every model so before it reads any data; what fails here fails for every user.
-    Mend: create tensors on the device of what you are given (`x.new_zeros`, `device=x.device`), look at no values, return what
-    the kind asks for (`hybridgen show kind`). Refuse what you can't do with a ValueError in the constructor, in words.
+    Mend: ask for names that exist (`hybridgen show quantity`), return what the kind asks for (`hybridgen show kind`), create
+    tensors on the device of what you are given (`x.new_zeros`), and keep values tensors: no `.item()`, no `if` on them. Refuse
+    what you can't do with a ValueError in the constructor, in words.
     """
     subject.case()

@@ -135,8 +135,8 @@ class Subject:
         for case in self._shipped():
             return case
         fault(
-            f"it fits no recipe in small, and no recipe of its plugin uses it on data that need no download: {reasons[0]}"
-            + "; ship a recipe that uses it, and the kit tries it there"
+            f"{reasons[0]} (that is the first of the kit's small recipes, and it fits none of them; where none can fit, ship a "
+            "recipe that uses it on data that need no download: the kit then tries it there)"
         )
 
     def _shipped(self) -> Iterator[Case]:

@@ -208,7 +208,7 @@ def identity(subject: Subject) -> None:
     """
     case = subject.case()
     if not case.path.endswith(".augment"):
-        skip("it is no augmentation")
+        skip("it stands in [quantity] here; one that asks for the fact `judged_shape` is tried as an augmentation")
     state = case.training()
     for part in state.model.parts.values():
         part.eval()
