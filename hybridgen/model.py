@@ -105,9 +105,12 @@ def load_parts(parts: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> N
             module.load_state_dict(own)
 
 
-def build(recipe: Recipe, spec: SampleSpec) -> Model:
-    """The model of a recipe, on the CPU. Raises RecipeError with every problem that the dry run finds."""
-    judged = _judged_shapes(check(recipe, spec))
+def build(recipe: Recipe, spec: SampleSpec, *, checked: Model | None = None) -> Model:
+    """The model of a recipe, on the CPU. Raises RecipeError with every problem that the dry run finds.
+
+    checked: what `check` returned for these, where that is at hand: the dry run is then not repeated.
+    """
+    judged = _judged_shapes(checked or check(recipe, spec))
     return _assemble(recipe, spec, torch.device("cpu"), judged)
 
 

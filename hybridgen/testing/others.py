@@ -192,7 +192,7 @@ Numbers = Mapping[str, float]
 def _measured(subject: Subject, order: list[int], sizes: list[int]) -> Numbers | str:
     """A metric over one set of examples and samples in an order and in batches of some sizes, or why it has no value."""
     case = subject.case()
-    model = build(case.recipe, case.spec)
+    model = case.model()
     evaluation = prepare(model)
     measure = next(m for m in evaluation.measures if f"metric.{m.name}" == case.path)
     env = _all_leaves(Training(model, EAGER), batch(len(order), spec=case.spec))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hybridgen.data import SampleSpec
 from hybridgen.errors import HybridgenError, PluginError, RecipeError, Unmeasurable
 from hybridgen.evaluation import prepare
-from hybridgen.model import Model, build, told
+from hybridgen.model import Model, build, check, told
 from hybridgen.precision import Choices
 from hybridgen.recipe import Recipe, load_recipe
 from hybridgen.recipe.values import toml
@@ -49,9 +49,10 @@ class Case:
     path: str
     recipe: Recipe
     spec: SampleSpec
+    checked: Model
 
     def model(self) -> Model:
-        return build(self.recipe, self.spec)
+        return build(self.recipe, self.spec, checked=self.checked)
 
     def training(self, choices: Choices = EAGER) -> Training:
         return Training(self.model(), choices)
@@ -149,8 +150,7 @@ class Subject:
                 continue
             for part in parts_of(recipe):
                 if part.component == self.component:
-                    build(recipe, spec)
-                    yield Case(part.path, recipe, spec)
+                    yield Case(part.path, recipe, spec, check(recipe, spec))
 
     def _tried(self, spec: SampleSpec) -> tuple[Case | None, str]:
         why = ""
@@ -158,7 +158,8 @@ class Subject:
             text = hosts.text_of(_suited(tables, spec))
             try:
                 recipe = self.recipe(text)
-                absent = prepare(build(recipe, spec)).unavailable.get(hosts.HERE, "")
+                checked = check(recipe, spec)
+                absent = prepare(checked).unavailable.get(hosts.HERE, "")
             except RecipeError as error:
                 if broken := _broken(error):
                     fault(broken)
@@ -166,7 +167,7 @@ class Subject:
                 why = why or "; ".join(mine)
                 continue
             if not absent:
-                return Case(_path_of(recipe, self.component), recipe, spec), ""
+                return Case(_path_of(recipe, self.component), recipe, spec, checked), ""
             why = why or absent
         return None, why
 
