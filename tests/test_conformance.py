@@ -22,7 +22,7 @@ MADE = {
 """What the data that ask for a path are given, below the folder that `files` writes."""
 LARGE = {"metric:ms-ssim": {"scales": 2}}
 ELSEWHERE = ("compiles", "resumes", "unread", "autocast", "routed")
-"""tests/test_shelf.py asks these of every component, in more recipes than the kit's."""
+"""tests/test_shelf.py asks these of every component, in more recipes than the kit's; test_recipes_at_work.py loads recipes."""
 HEAVY = ("shapes",)
 
 
@@ -51,11 +51,16 @@ def every() -> list[Check]:
 
 
 def marked(check: Check) -> Any:
-    marks = [pytest.mark.slow] if check.name in HEAVY or check.subject.startswith("recipe:") else []
+    marks = [pytest.mark.slow] if check.name in HEAVY else []
     return pytest.param(check, marks=marks, id=str(check))
 
 
-PLAIN = [marked(check) for check in every() if check.name not in ELSEWHERE and check.subject not in {*MADE, *LARGE}]
+def mine(check: Check) -> bool:
+    named = check.subject in {*MADE, *LARGE} or check.subject.startswith("recipe:")
+    return check.name not in ELSEWHERE and not named
+
+
+PLAIN = [marked(check) for check in every() if mine(check)]
 
 
 @pytest.mark.parametrize("check", PLAIN)

@@ -45,8 +45,6 @@ SLOW = (
     "infogan",
     "aae",
     "aae-no-critic",
-    "bigan",
-    "soft-intro-vae",
 )
 
 
