@@ -6,6 +6,7 @@ import copy
 import math
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -375,8 +376,10 @@ def listens(subject: Subject) -> None:
     Mend: look at `event["event"]` and pass over what you don't use; copy what you change.
     """
     listener = _source(subject)
+    folder = tempfile.TemporaryDirectory(prefix="hybridgen-")
     try:
-        for event in EVENTS:
+        for one in EVENTS:
+            event = {**one, "run": folder.name} if "run" in one else one  # a folder that is there, as a run's is
             given = {**copy.deepcopy(event), "time": 0.0}
             with trying(f"the event '{event['event']}'"):
                 listener.event(given)
@@ -387,3 +390,4 @@ def listens(subject: Subject) -> None:
         if close is not None:
             with trying("`close`"):
                 close()
+        folder.cleanup()
