@@ -176,4 +176,5 @@ def _remember(known: dict[str, bool]) -> None:
         with contextlib.suppress(OSError, ValueError):
             before = json.loads(_file().read_text(encoding="utf-8"))
         _file().parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(_file(), json.dumps({**before, _machine(): known}, indent=1).encode())
+        whole = {**known, **before.get(_machine(), {})}  # what another process timed meanwhile stays as it is
+        write_atomically(_file(), json.dumps({**before, _machine(): whole}, indent=1).encode())
