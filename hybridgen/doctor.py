@@ -441,12 +441,8 @@ def _data(spec: SampleSpec, recipe: Recipe) -> Finding:
 def _components(recipe: Recipe) -> Iterator[tuple[str, Component, Mapping[str, Any]]]:
     """Path, component and options of everything that a recipe names."""
     yield "data", recipe.data.component, recipe.data.options
-    critics = recipe.critics.values()
-    parts = [recipe.encoder, recipe.decoder, recipe.latent, *critics, *(critic.augment for critic in critics)]
-    tables = (recipe.losses, recipe.quantities, recipe.metrics, recipe.features, recipe.reporters)
-    for part in [*parts, *(part for table in tables for part in table.values())]:
-        if part is not None:
-            yield part.path, part.component, part.options
+    for part in recipe.parts():
+        yield part.path, part.component, part.options
 
 
 def _paths(recipe: Recipe) -> Iterator[Finding]:

@@ -246,7 +246,7 @@ def like(container: Any, entries: list[Any]) -> Any:
 
 def detach(value: Any) -> Any:
     """A quantity without its history: tensors, containers and frozen dataclasses of tensors (posteriors)."""
-    return _map(value, Tensor.detach)
+    return mapped(value, Tensor.detach)
 
 
 def joined(pieces: Sequence[Any]) -> Any:
@@ -266,20 +266,21 @@ def joined(pieces: Sequence[Any]) -> Any:
     return dataclasses.replace(first, **fields)
 
 
-def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A quantity with every tensor in it (in containers, dictionaries, frozen dataclasses) replaced."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, (tuple, list)):
-        return like(value, [_map(entry, function) for entry in value])
+        return like(value, [mapped(entry, function) for entry in value])
     if isinstance(value, dict):
-        return {name: _map(entry, function) for name, entry in value.items()}
+        return {name: mapped(entry, function) for name, entry in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _map(getattr(value, f.name), function) for f in dataclasses.fields(value) if f.init}
+        fields = {f.name: mapped(getattr(value, f.name), function) for f in dataclasses.fields(value) if f.init}
         return dataclasses.replace(value, **fields)
     return value
 
 
-class _Method(nn.Module):
+class Method(nn.Module):
     """A method of a module as a module's forward, for `functional_call` knows no other."""
 
     def __init__(self, module: nn.Module, method: str) -> None:
@@ -295,7 +296,7 @@ def _invoke(module: nn.Module, method: str, frozen: bool) -> Callable[..., Any]:
     stateless = next(module.parameters(), None) is None and next(module.buffers(), None) is None
     if not frozen or stateless:
         return module if method == "forward" else getattr(module, method)
-    target = module if method == "forward" else _Method(module, method)
+    target = module if method == "forward" else Method(module, method)
 
     def call(**arguments: Any) -> Any:
         return torch.func.functional_call(target, _copies(target, detached=True), (), arguments)
@@ -335,6 +336,6 @@ def _under_autocast(invoke: Callable[..., Any], dtype: torch.dtype | None) -> Ca
         device = next(v.device.type for v in arguments.values() if isinstance(v, Tensor))
         with torch.autocast(device, dtype=dtype):
             result = invoke(**arguments)
-        return _map(result, lambda t: t.float() if t.is_floating_point() else t)
+        return mapped(result, lambda t: t.float() if t.is_floating_point() else t)
 
     return call

@@ -127,11 +127,8 @@ def _place_of(error: BaseException, recipe: Recipe, parts: tuple[Parts, ...]) ->
 
 def _components(recipe: Recipe) -> dict[str, Component]:
     """Path -> component, for every table that names one."""
-    parts = [recipe.encoder, recipe.decoder, recipe.latent, *recipe.critics.values()]
-    parts += [critic.augment for critic in recipe.critics.values()]
-    parts += [*recipe.losses.values(), *recipe.quantities.values(), *recipe.metrics.values()]
-    parts += [*recipe.features.values(), recipe.default_features, *recipe.reporters.values()]
-    return {"data": recipe.data.component} | {part.path: part.component for part in parts if part is not None}
+    chosen = [recipe.default_features] if recipe.default_features is not None else []
+    return {"data": recipe.data.component} | {part.path: part.component for part in (*recipe.parts(), *chosen)}
 
 
 def _self_of(frame: FrameType) -> Any:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from hybridgen import hookimpl
 from hybridgen.data import SampleSpec
 from hybridgen.model import Model
-from hybridgen.precision import Choices
 from hybridgen.routing import Term
 from hybridgen.step import Training, train_step
 from hybridgen.testing import probe
-from hybridgen.testing.probe import everything, hand_over, steps
+from hybridgen.testing.probe import Reads, everything, hand_over, steps
+from hybridgen.testing.subject import EAGER
 
-__all__ = ["everything", "hand_over", "steps"]
+__all__ = ["EAGER", "Reads", "everything", "hand_over", "steps"]
 
 SHIPPED = sorted(path.stem for path in (Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
@@ -35,8 +35,6 @@ LABELLED = SampleSpec(
 )
 
 POINTS = SampleSpec(kind="vector", shape=(2,), count=64)
-
-EAGER = Choices("cpu", "fp32", False, ())
 
 
 def batch(size: int = 8, seed: int = 0, spec: SampleSpec = SPEC) -> dict[str, Tensor]:

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from common import EAGER, FIXTURES, SGD, SPEC, captured, close, everything, hand_over, isolated, steps
-from torch import Tensor
+from common import EAGER, FIXTURES, SGD, SPEC, Reads, batch, captured, close, everything, hand_over, steps
 
 from hybridgen.compiling import compiled
 from hybridgen.data import SampleSpec
@@ -27,6 +26,7 @@ from hybridgen.recipe import load_recipe
 from hybridgen.registry import load_registry
 from hybridgen.signature import REQUIRED, constructor, convert
 from hybridgen.step import Training
+from hybridgen.testing.probe import owed
 
 AREAS = {
     path.stem: importlib.import_module(f"shelf.{path.stem}") for path in sorted((Path(__file__).parent / "shelf").glob("*.py"))
@@ -88,14 +88,7 @@ def test_it_trains_with_finite_values_and_moves_what_it_should(case: str, make: 
 @pytest.mark.parametrize("case", CASES)
 def test_its_gradients_go_where_it_declares_and_are_those_of_isolated_terms(case: str, make: Make) -> None:
     state = make(case)
-    expected: dict[str, Tensor] = {}
-    for term in state.model.terms:
-        if not term.due(1, state.train.steps):
-            continue
-        for name, gradient in isolated(state, term).items():
-            share = term.trains.get(name.partition("/")[0], 0.0)
-            if share:
-                expected[name] = expected.get(name, 0.0) + term.coefficient(1, state.train.steps) * share * gradient
+    expected = owed(state, batch(spec=state.model.spec))
     got = captured(state)
     trained = {part for term in state.model.terms for part in term.trains}
     assert {name.partition("/")[0] for name in got} <= trained
@@ -156,17 +149,10 @@ def test_it_compiles_without_a_graph_break_and_agrees_with_eager_code(case: str,
 
 @pytest.mark.parametrize("case", CASES)
 def test_it_runs_in_bfloat16_with_losses_in_float32_and_reads_nothing_from_the_device(case: str, make: Make) -> None:
-    class Reads(torch.utils._python_dispatch.TorchDispatchMode):
-        count = 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            Reads.count += func is torch.ops.aten._local_scalar_dense.default
-            return func(*args, **(kwargs or {}))
-
     state = make(case, choices=Choices("cpu", "bf16", False, ()))
-    with Reads():
+    with Reads() as reads:
         values = steps(state, 1, 1)
-    assert Reads.count == 0
+    assert reads.count == 0
     assert all(value.dtype == torch.float32 and torch.isfinite(value) for value in values.values())
 
 
@@ -196,10 +182,7 @@ def test_each_component_is_at_work_in_a_small_recipe(folder: Path) -> None:
         path = folder / "recipe.toml"
         path.write_text(text, encoding="utf-8")
         recipe = load_recipe(path, registry=registry)
-        critics = recipe.critics.values()
-        single = (recipe.encoder, recipe.decoder, recipe.latent, *(c.augment for c in critics))
-        parts = (*single, *critics, *recipe.losses.values(), *recipe.quantities.values())
-        used |= {(p.component.kind, p.component.qualified) for p in parts if p is not None}
+        used |= {(part.component.kind, part.component.qualified) for part in recipe.parts()}
     assert [c.qualified for c in SHIPPED if c.kind in TAUGHT and (c.kind, c.qualified) not in used] == []
 
 

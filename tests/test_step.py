@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from common import CRITIC, FAMILIES, GAN, LABELLED, LARSEN, SGD, VAE, VAGAN, batch, close, parameters, run
+from common import CRITIC, FAMILIES, GAN, LABELLED, LARSEN, SGD, VAE, VAGAN, Reads, batch, close, parameters, run
 from torch import Tensor
 
 from hybridgen.errors import RecipeError
@@ -452,18 +452,10 @@ def test_a_state_that_needs_the_critic_moves_while_its_term_is_off(tmp_path: Any
 
 def test_nothing_in_a_step_waits_for_the_device(training: Callable[..., Training]) -> None:
     """Reading a scalar is `aten._local_scalar_dense`, whoever asks for it: there is none between log points."""
-
-    class Reads(torch.utils._python_dispatch.TorchDispatchMode):
-        count = 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            Reads.count += func is torch.ops.aten._local_scalar_dense.default
-            return func(*args, **(kwargs or {}))
-
     state = training(LARSEN, "optim.clip_norm=1.0")
-    with Reads():
+    with Reads() as reads:
         train_step(state, [batch()], 1)
-    assert Reads.count == 0
+    assert reads.count == 0
 
 
 def test_a_network_may_return_a_named_tuple() -> None:

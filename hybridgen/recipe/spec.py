@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,13 @@ class Recipe:
     tree: Mapping[str, Any] = field(repr=False)
     origins: Mapping[str, Origin] = field(repr=False)
     sources: tuple[tuple[Path, str], ...] = field(repr=False)
+
+    def parts(self) -> Iterator[Part]:
+        """Every table that names a component, the data aside, in the recipe's order; augmentations after their critics."""
+        critics = (part for critic in self.critics.values() for part in (critic, critic.augment))
+        keyed = (self.losses, self.quantities, self.metrics, self.features, self.reporters)
+        named = (part for table in keyed for part in table.values())
+        return (part for part in (self.encoder, self.decoder, self.latent, *critics, *named) if part is not None)
 
     def inputs_of(self, path: str) -> Mapping[str, str]:
         """What the recipe rebinds for the part at `path`; nothing where there is no such part."""

@@ -163,7 +163,7 @@ def checks(
         return made
     for component, name in zip(known.components, names, strict=True):
         if not wanted or name in wanted:
-            subject = Subject(component, known, whole, given.get(name, {}), tuple(known.recipes.values()))
+            subject = Subject(component, whole, given.get(name, {}), tuple(known.recipes.values()))
             made += _of_component(subject)
     return made
 
@@ -173,7 +173,7 @@ def _of_plugin(plugin: Plugin, registry: Registry) -> list[Check]:
     made = [Check(f.__name__, label, partial(f, plugin), inspect.getdoc(f) or "") for f in (others.active, others.light)]
     text = inspect.getdoc(others.recipe) or ""
     for name, path in plugin.recipes.items():
-        made.append(Check("loads", f"recipe:{name}", partial(others.recipe, plugin, registry, Path(path)), text))
+        made.append(Check("loads", f"recipe:{name}", partial(others.recipe, registry, Path(path)), text))
     return made
 
 

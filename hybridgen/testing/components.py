@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from typing import Any
 
 from hybridgen.errors import PluginError, RecipeError
 from hybridgen.recipe import resolved_toml, toml_value
+from hybridgen.recipe.values import toml
 from hybridgen.signature import REQUIRED, convert
 from hybridgen.testing import hosts
-from hybridgen.testing.subject import Fault, Subject, fault, parts_of
+from hybridgen.testing.subject import Fault, Subject, fault, recipe_of
 
 
 def imports(subject: Subject) -> None:
@@ -63,7 +63,7 @@ def defaults(subject: Subject) -> None:
     for option in subject.signature.options.values():
         if option.default is REQUIRED:
             continue
-        value = list(option.default) if isinstance(option.default, tuple) else option.default
+        value = toml(option.default)
         try:
             same = convert(value, option.annotation) == option.default
         except ValueError as error:
@@ -93,26 +93,20 @@ def round_trip(subject: Subject) -> None:
     read = tomllib.loads("\n".join(lines))
     for name, value in read.items():
         got = convert(value, subject.signature.options[name].annotation)
-        if got != written[name] and got != convert(_plain(written[name]), subject.signature.options[name].annotation):
+        if got != written[name] and got != convert(toml(written[name]), subject.signature.options[name].annotation):
             fault(f"{name} = {written[name]!r} is read back as {got!r}")
     if subject.component.kind in hosts.HOSTS and subject.component.kind != "metric":
         _through_a_recipe(subject)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return value if isinstance(value, (int, float, str, list, dict)) else str(value)
-
-
 def _through_a_recipe(subject: Subject) -> None:
     case = subject.case()
-    before = next(part for part in parts_of(case.recipe) if part.path == case.path)
+    before = next(part for part in case.recipe.parts() if part.path == case.path)
     try:
-        again = subject.recipe(resolved_toml(case.recipe))
+        again = recipe_of(resolved_toml(case.recipe), subject.registry)
     except RecipeError as error:
         raise Fault(f"the resolved recipe can't be read again: {error.problems[0]}") from error
-    after = next(part for part in parts_of(again) if part.path == case.path)
+    after = next(part for part in again.parts() if part.path == case.path)
     if before.options != after.options:
         changed = {k: (v, after.options.get(k)) for k, v in before.options.items() if after.options.get(k) != v}
         fault(f"options are not what they were once the resolved recipe is read again: {changed}")

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hybridgen.compiling import compiled
-from hybridgen.graph import couples_batch
+from hybridgen.graph import Method, couples_batch, mapped
 from hybridgen.precision import Choices
 from hybridgen.step import Training, train_step
 from hybridgen.testing import hosts
-from hybridgen.testing.probe import Recorded, batch, captured, mapped, steps, tensors
-from hybridgen.testing.subject import Case, Fault, Subject, fault, rows, skip, trying
+from hybridgen.testing.probe import Recorded, batch, captured, steps, tensors
+from hybridgen.testing.subject import Case, Fault, Subject, fault, over_batch, skip, trying
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -236,10 +236,11 @@ def batch_mates(subject: Subject) -> None:
         for call in _plain(case.calls(state, size)):
             if not any(t.ndim and t.shape[0] == size for t in tensors(dict(call.arguments))):
                 continue
-            function = _function(state, case, call)
             if declared and subject.component.kind == "discriminator" and _couples_in_eval(module):
                 skip("it declares that it couples the samples of a batch, in eval mode as well")
-            _by_itself(function, call, size, "in training" if training else "in eval mode")
+            _by_itself(
+                getattr(state.model.parts[call.part], call.method), call, size, "in training" if training else "in eval mode"
+            )
 
 
 def _couples_in_eval(module: nn.Module | None) -> bool:
@@ -247,20 +248,16 @@ def _couples_in_eval(module: nn.Module | None) -> bool:
     return module is not None and any(getattr(m, "couples_batch", False) is True for m in module.modules())
 
 
-def _function(state: Training, case: Case, call: Recorded) -> Any:
-    return getattr(state.model.parts[call.part], call.method)
-
-
 def _by_itself(function: Any, call: Recorded, size: int, when: str) -> None:
     """The first half of a batch beside another second half gives what it gave."""
     half = slice(0, size // 2)
     arguments = dict(call.arguments)
-    turned = mapped(arguments, lambda t: torch.cat([t[half], t[half].flip(0)]) if t.ndim and t.shape[0] == size else t)
+    turned = over_batch(arguments, size, lambda t: torch.cat([t[half], t[half].flip(0)]))
     results = []
     for given in (arguments, turned):
         torch.manual_seed(0)
         with torch.no_grad():
-            results.append(rows(function(**given), half, size))
+            results.append(over_batch(function(**given), size, lambda t: t[half]))
     for one, other in zip(*map(tensors, results), strict=True):
         if one.is_floating_point() and not torch.allclose(one, other, equal_nan=True, **TOLERANCE):
             fault(f"`{call.method}` {when} gives a sample another result beside other samples")
@@ -336,24 +333,12 @@ def traceable(subject: Subject) -> None:
         skip("no method of it is called with tensors alone")
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         for call in calls:
-            target = _AsForward(state.model.parts[call.part], call.method)
+            target = Method(state.model.parts[call.part], call.method)
             state_of = target.state_dict(keep_vars=True)
             held: dict[str, Tensor] = {name: mode.from_tensor(t.detach().clone()) for name, t in state_of.items()}
             arguments = mapped(dict(call.arguments), lambda t: mode.from_tensor(t.detach().clone()))
             with trying(f"`{call.method}` on tensors without values"):
                 torch.func.functional_call(target, held, (), arguments)
-
-
-class _AsForward(nn.Module):
-    """A method as a module's forward, for `functional_call` knows no other."""
-
-    def __init__(self, module: nn.Module, method: str) -> None:
-        super().__init__()
-        self.module = module
-        self.method = method
-
-    def forward(self, **arguments: Any) -> Any:
-        return getattr(self.module, self.method)(**arguments)
 
 
 def compiles(subject: Subject) -> None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from hybridgen.recipe import Data, load_recipe, resolved_toml
 from hybridgen.registry import HEAVY, Plugin, Registry
 from hybridgen.step import Training
 from hybridgen.testing.probe import batch, evaluated, leaves
-from hybridgen.testing.subject import EAGER, Subject, fault, rows, skip, trying
+from hybridgen.testing.subject import EAGER, Subject, fault, over_batch, recipe_of, skip, trying
 
 # -- plugins -------------------------------------------------------------------------------------------------------------
 
@@ -78,13 +79,12 @@ def light(plugin: Plugin) -> None:
         fault(f"importing {module} takes {float(seconds):.1f} s of computing")
 
 
-def recipe(plugin: Plugin, registry: Registry, path: Path) -> None:
+def recipe(registry: Registry, path: Path) -> None:
     """A recipe that the plugin ships loads, fits together, opens with a comment, and resolves to itself.
 
     Why: it is what people run first, and what the resolved copy in each run folder is made of.
     Mend: `hybridgen check RECIPE` shows each problem with its line.
     """
-    del plugin
     try:
         loaded = load_recipe(path, registry=registry)
     except HybridgenError as error:
@@ -104,8 +104,7 @@ def recipe(plugin: Plugin, registry: Registry, path: Path) -> None:
     except HybridgenError as error:
         fault(str(error))
     resolved = resolved_toml(loaded, origins=False)
-    subject = Subject(loaded.data.component, Plugin(""), registry)
-    again = resolved_toml(subject.recipe(resolved), origins=False)
+    again = resolved_toml(recipe_of(resolved, registry), origins=False)
     if tomllib.loads(again) != tomllib.loads(resolved):
         fault("resolved, it does not resolve to itself")
 
@@ -205,7 +204,8 @@ def _measured(subject: Subject, order: list[int], sizes: list[int]) -> Numbers |
         metric.reset()
     start = 0
     for size in sizes:
-        own = rows(env, torch.tensor(order[start : start + size]), len(order))
+        index = torch.tensor(order[start : start + size])
+        own = over_batch(env, len(order), partial(torch.index_select, dim=0, index=index))
         start += size
         for method, wanted in (("update", measure.update), ("generated", (measure.generated,))):
             for arguments in (one for one in wanted if one is not None):

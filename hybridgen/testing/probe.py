@@ -6,17 +6,18 @@ Each quantity is computed by itself, in order, by the method that defines it: no
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybridgen.data import SampleSpec
-from hybridgen.graph import Graph, like
+from hybridgen.graph import Graph, mapped
 from hybridgen.model import Model
 from hybridgen.routing import Term
 from hybridgen.step import Training, train_step
@@ -85,6 +86,20 @@ def isolated(state: Training, term: Term, given: Mapping[str, Tensor], step: int
     return {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
 
 
+def owed(state: Training, given: Mapping[str, Tensor], step: int = 1) -> dict[str, Tensor]:
+    """The gradients that a step owes to each parameter: those of its terms by themselves, where they train, as they weigh."""
+    found: dict[str, Tensor] = {}
+    steps = state.train.steps
+    for term in state.model.terms:
+        if not term.due(step, steps):
+            continue
+        for name, gradient in isolated(state, term, given, step).items():
+            share = term.trains.get(name.partition("/")[0], 0.0)
+            if share:
+                found[name] = found.get(name, 0.0) + term.coefficient(step, steps) * share * gradient
+    return found
+
+
 def captured(state: Training, given: Mapping[str, Tensor], step: int = 1) -> dict[str, Tensor]:
     """The gradients that one step leaves for the optimisers, `part/name` -> tensor; nothing is moved.
 
@@ -135,20 +150,19 @@ def hand_over(state: Training, other: Training) -> None:
     other.load_state_dict(loaded["training"])
 
 
+class Reads(TorchDispatchMode):
+    """Counts what is read back from the device inside it: scalars, and shapes that depend on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
 # -- tensors in whatever holds them --------------------------------------------------------------------------------------
-
-
-def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A value with every tensor in it (in containers, dictionaries, dataclasses) replaced."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, (tuple, list)):
-        return like(value, [mapped(entry, function) for entry in value])
-    if isinstance(value, dict):
-        return {name: mapped(entry, function) for name, entry in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{f.name: mapped(getattr(value, f.name), function) for f in fields(value) if f.init})
-    return value
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from hybridgen.data import SampleSpec
 from hybridgen.errors import HybridgenError, PluginError, RecipeError, Unmeasurable
 from hybridgen.evaluation import prepare
+from hybridgen.graph import mapped
 from hybridgen.model import Model, build, check, told
 from hybridgen.precision import Choices
 from hybridgen.recipe import Recipe, load_recipe
 from hybridgen.recipe.values import toml
-from hybridgen.registry import Component, Plugin, Registry
+from hybridgen.registry import Component, Registry
 from hybridgen.signature import REQUIRED, Constructor, constructor, validate
 from hybridgen.step import Training
 from hybridgen.testing import hosts
-from hybridgen.testing.probe import Recorded, batch, evaluated, leaves, mapped
+from hybridgen.testing.probe import Recorded, batch, evaluated, leaves
 
 EAGER = Choices("cpu", "fp32", False, ())
 
@@ -68,11 +69,10 @@ class Case:
 class Subject:
     """A component of a plugin, with options for what has no default.
 
-    texts: recipes that the plugin ships and that use it, tried where no host of the kit fits.
+    recipes: those that the plugin ships and that use it, tried where no host of the kit fits.
     """
 
     component: Component
-    plugin: Plugin
     registry: Registry
     options: Mapping[str, Any] = field(default_factory=dict)
     recipes: tuple[Path, ...] = ()
@@ -133,7 +133,7 @@ class Subject:
                 return self.case(spec)
             except SkipTest as reason:
                 reasons.append(str(reason))
-        for case in self._shipped():
+        if (case := next(self._shipped(), None)) is not None:
             return case
         fault(
             f"{reasons[0]} (that is the first of the kit's small recipes, and it fits none of them; where none can fit, ship a "
@@ -148,7 +148,7 @@ class Subject:
                 spec = source.describe()
             except (HybridgenError, OSError):
                 continue
-            for part in parts_of(recipe):
+            for part in recipe.parts():
                 if part.component == self.component:
                     yield Case(part.path, recipe, spec, check(recipe, spec))
 
@@ -157,7 +157,7 @@ class Subject:
         for tables in hosts.hosts(self.component.kind, self.table):
             text = hosts.text_of(_suited(tables, spec))
             try:
-                recipe = self.recipe(text)
+                recipe = recipe_of(text, self.registry)
                 checked = check(recipe, spec)
                 absent = prepare(checked).unavailable.get(hosts.HERE, "")
             except RecipeError as error:
@@ -171,13 +171,6 @@ class Subject:
             why = why or absent
         return None, why
 
-    def recipe(self, text: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-        """A recipe from its text. Raises RecipeError."""
-        with tempfile.TemporaryDirectory(prefix="hybridgen-") as folder:
-            path = Path(folder) / "host.toml"
-            path.write_text(text, encoding="utf-8")
-            return load_recipe(path, overrides or {}, registry=self.registry)
-
     # -- instances -------------------------------------------------------------------------------------------------------
 
     def module(self, state: Training) -> nn.Module:
@@ -186,16 +179,16 @@ class Subject:
         return part if part is not None else skip("a function has no weights and no state")
 
 
-def parts_of(recipe: Recipe) -> list[Any]:
-    """Every part of a recipe that names a component."""
-    critics = [part for critic in recipe.critics.values() for part in (critic, critic.augment)]
-    single = (recipe.encoder, recipe.decoder, recipe.latent)
-    named = (*recipe.losses.values(), *recipe.quantities.values(), *recipe.metrics.values(), *recipe.features.values())
-    return [part for part in (*single, *critics, *named) if part is not None]
+def recipe_of(text: str, registry: Registry, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe from its text. Raises RecipeError."""
+    with tempfile.TemporaryDirectory(prefix="hybridgen-") as folder:
+        path = Path(folder) / "host.toml"
+        path.write_text(text, encoding="utf-8")
+        return load_recipe(path, overrides or {}, registry=registry)
 
 
 def _path_of(recipe: Recipe, component: Component) -> str:
-    return next(str(part.path) for part in reversed(parts_of(recipe)) if part.component == component)
+    return next(part.path for part in reversed([*recipe.parts()]) if part.component == component)
 
 
 def _suited(tables: hosts.Tables, spec: SampleSpec) -> hosts.Tables:
@@ -216,13 +209,9 @@ def _broken(error: RecipeError) -> str:
     return next((problem.what for problem in error.problems if any(sign in problem.what for sign in signs)), "")
 
 
-def rows(value: Any, index: slice | Tensor, size: int) -> Any:
-    """Some samples of a call's arguments or result: tensors along their first axis, where that is the batch's."""
-
-    def taken(tensor: Tensor) -> Tensor:
-        return tensor[index] if tensor.ndim and tensor.shape[0] == size else tensor
-
-    return mapped(value, taken)
+def over_batch(value: Any, size: int, function: Callable[[Tensor], Tensor]) -> Any:
+    """A call's arguments or result, with each tensor replaced whose first axis is the batch's."""
+    return mapped(value, lambda t: function(t) if t.ndim and t.shape[0] == size else t)
 
 
 @contextmanager

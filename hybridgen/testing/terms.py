@@ -7,15 +7,13 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hybridgen.errors import RecipeError
 from hybridgen.model import build
 from hybridgen.recipe import resolved_toml
 from hybridgen.step import Training, train_step
-from hybridgen.testing.probe import batch, captured, evaluated, everything, hand_over, isolated, leaves, mapped, steps, tensors
-from hybridgen.testing.subject import EAGER, Case, Subject, fault, skip, trying
+from hybridgen.testing.probe import Reads, batch, captured, evaluated, everything, hand_over, leaves, owed, steps, tensors
+from hybridgen.testing.subject import EAGER, Case, Subject, fault, over_batch, recipe_of, skip, trying
 
 
 def finite(subject: Subject) -> None:
@@ -46,7 +44,7 @@ def duplicated(subject: Subject) -> None:
         skip("it declares that it couples the samples of a batch")
     size = 4
     env = leaves(state, batch(size, spec=case.spec))
-    twice = mapped(env, lambda t: torch.cat([t, t]) if t.ndim and t.shape[0] == size else t)
+    twice = over_batch(env, size, lambda t: torch.cat([t, t]))
     for term in _own(case, state):
         torch.manual_seed(0)
         one = evaluated(state.model, env, [term.key])[0][term.key]
@@ -67,16 +65,7 @@ def routed(subject: Subject) -> None:
     state = case.training()
     if _spectral(state):
         skip("a network's spectral norm moves with each pass, so two evaluations differ")
-    expected: dict[str, Tensor] = {}
-    total = state.train.steps
-    for term in state.model.terms:
-        if not term.due(1, total):
-            continue
-        torch.manual_seed(0)
-        for name, gradient in isolated(state, term, given).items():
-            share = term.trains.get(name.partition("/")[0], 0.0)
-            if share:
-                expected[name] = expected.get(name, 0.0) + term.coefficient(1, total) * share * gradient
+    expected = owed(state, given)
     with trying("a step"):
         got = captured(state, given)
     for name in sorted(got.keys() | expected.keys()):
@@ -104,7 +93,7 @@ def free_at_zero(subject: Subject) -> None:
     case = subject.case()
     off = {f"{case.path}.weight": 0, f"{case.path}.discriminator_weight": 0}
     try:
-        recipe = subject.recipe(resolved_toml(case.recipe), off)
+        recipe = recipe_of(resolved_toml(case.recipe), subject.registry, off)
         state = Training(build(recipe, case.spec), EAGER)
     except RecipeError as error:
         skip(f"its host is nothing without it: {error.problems[0].what}")
@@ -134,21 +123,13 @@ def unread(subject: Subject) -> None:
     Why: on a GPU each read makes the host wait until everything before it is done.
     Mend: no `.item()`, `float(tensor)`, `bool(tensor)`, `.tolist()`, `.nonzero()` or print in what is called each step.
     """
-
-    class Reads(TorchDispatchMode):
-        count = 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            Reads.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
-            return func(*args, **(kwargs or {}))
-
     case = subject.case()
     state = case.training()
     given = [batch(spec=case.spec)] * state.train.critic_steps
-    with Reads(), trying("a step"):
+    with Reads() as reads, trying("a step"):
         train_step(state, given, 1)
-    if Reads.count:
-        fault(f"a step reads {Reads.count} values from the device")
+    if reads.count:
+        fault(f"a step reads {reads.count} values from the device")
 
 
 def resumes(subject: Subject) -> None:
@@ -188,14 +169,13 @@ def repeatable(subject: Subject) -> None:
         state.model.parts.get(case.path, torch.nn.Identity()).train()
         torch.manual_seed(seed)
         known, calls = evaluated(state.model, env, targets)
-        own = [call.result for call in calls if call.part == case.path] or [_value(case, state, known)]
+        own = [call.result for call in calls if call.part == case.path] or [_value(case, known)]
         results.append([t for value in own for t in tensors(value)])
     if not all(torch.equal(a, b) or bool(a.isnan().any()) for a, b in zip(*results, strict=True)):
         fault("two calls with the same arguments give different results")
 
 
-def _value(case: Case, state: Any, known: Any) -> Any:
-    del state
+def _value(case: Case, known: Any) -> Any:
     name = case.path.rpartition(".")[2]
     return next((value for key, value in known.items() if key == name or key.startswith(f"{name}@")), ())
 
