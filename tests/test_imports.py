@@ -22,7 +22,7 @@ LAYERS = (
     "events",
     "run_folder record health timing",
     "data",
-    "environment",
+    "environment allocator",
     "graph optim precision convolution notes",
     "quantities",
     "routing",

@@ -48,9 +48,11 @@ def command(
 ) -> None:
     """Time the training steps of RECIPE (vagan-digits where none is given) on its own data. No run is written."""
     registry = registry_of(ctx)
+    from hybridgen.allocator import keep_freed_memory
     from hybridgen.bench import bench
     from hybridgen.recipe import load_recipe
 
+    keep_freed_memory()
     found = bench(load_recipe(recipe, overrides, registry=registry), steps=steps, rounds=rounds, against=against or "")
     click.echo(json.dumps(found, indent=2) if as_json else table(found))
 

@@ -32,7 +32,9 @@ def command(ctx: click.Context, run: str | None, auto: bool, runs: str, report: 
     if found is None:
         raise RunError(f"no unfinished run below {runs}/; `hybridgen ls runs --runs {runs}` lists them all")
     registry = registry_of(ctx)
+    from hybridgen.allocator import keep_freed_memory
     from hybridgen.loop import resume
 
+    keep_freed_memory()
     outcome = resume(found, report=report, registry=registry)
     click.echo(str(outcome.path))

@@ -27,7 +27,9 @@ Examples:
 def command(ctx: click.Context, recipe: str, overrides: tuple[str, ...], runs: str, report: str) -> None:
     """Train RECIPE (a name from `hybridgen ls recipes`, or a path) and print the run's folder."""
     registry = registry_of(ctx)
+    from hybridgen.allocator import keep_freed_memory
     from hybridgen.loop import train
 
+    keep_freed_memory()
     outcome = train(recipe, overrides, runs=runs, report=report, registry=registry)
     click.echo(str(outcome.path))
