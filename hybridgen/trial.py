@@ -23,7 +23,7 @@ HOPE = {"cpu": 0.25, "cuda": 0.5}
 """The largest share of a step that compiling has been seen to save; a run for which even that is too little has no trial."""
 
 PATIENCE = 2.0
-"""Seconds after which a single step is timing enough."""
+"""Seconds after which one step beside the first is timing enough."""
 
 
 def choose_compile(model: Model, choices: Choices, data: Batches) -> Choices:
@@ -48,7 +48,10 @@ def _decided(choices: Choices, compiled: bool, why: str) -> Choices:
 
 
 def _seconds(model: Model, choices: Choices, data: Batches) -> tuple[float, float]:
-    """Seconds of a step and of the first one. Nothing of it stays: weights, statistics and random streams are put back."""
+    """Seconds of a step and of the first one, which compiles, or times convolutions, and so says nothing of the others.
+
+    Nothing of it stays: weights, statistics and random streams are put back.
+    """
     count = model.recipe.train.critic_steps
     taken: list[float] = []
     with kept(model.parts), torch.random.fork_rng():
@@ -56,11 +59,11 @@ def _seconds(model: Model, choices: Choices, data: Batches) -> tuple[float, floa
         for step in range(1, 5):
             began = time.perf_counter()
             train_step(state, data.of_step(step, count), step)
-            int(state.latched)  # waits for the device
+            state.fault()  # waits for the device
             taken.append(time.perf_counter() - began)
-            if taken[-1] > PATIENCE and not choices.compile:
+            if step > 1 and taken[-1] > PATIENCE:
                 break
-    return min(taken), taken[0]
+    return min(taken[1:]), taken[0]
 
 
 def _told(seconds: float) -> str:

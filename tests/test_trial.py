@@ -70,3 +70,24 @@ def test_the_faster_is_taken_if_it_is_repaid(
     assert found.notes[0] == "first"
     assert found.notes[1].startswith(f"compile {'on' if on else 'off'}: ")
     assert words in found.notes[1]
+
+
+@pytest.mark.parametrize(("first", "others", "taken"), [(9.0, 3.0, 2), (9.0, 0.1, 4)])
+def test_the_first_step_says_nothing_of_the_others(
+    first: float, others: float, taken: int, recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It compiles, or times convolutions; a slow recipe is timed on one more, whether compiled or eager."""
+    now = [0.0]
+    done: list[int] = []
+
+    def one_step(state: Any, batches: Any, step: int) -> None:
+        done.append(step)
+        now[0] += first if step == 1 else others
+
+    monkeypatch.setattr(trial, "train_step", one_step)
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
+    model = build(recipe(VAGAN), SPEC)
+    for choices in (EAGER, replace(EAGER, compile=True)):
+        done.clear()
+        assert trial._seconds(model, choices, DATA) == (pytest.approx(others), pytest.approx(first))
+        assert done == list(range(1, taken + 1))
