@@ -1,4 +1,4 @@
-"""Weight gradients by one product: those of the vendor's kernel, at every order, and only where they are faster."""
+"""Convolutions by products: values and gradients of the vendor's kernels, at every order, and only where they are faster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hybridgen import convolution
-from hybridgen.convolution import ChoosingConv2d, ChoosingConvTranspose2d, install, unfolding_pays
+from hybridgen.convolution import ChoosingConv2d, ChoosingConvTranspose2d, Products, Shape, install, products
 
 LAYERS = {
     "3x3, stride 2, odd": (nn.Conv2d(6, 8, 3, stride=2, padding=1), (5, 6, 7, 9)),
@@ -22,23 +22,27 @@ LAYERS = {
     "uneven": (nn.Conv2d(4, 8, (3, 5), stride=(2, 3), padding=(0, 2), bias=False), (2, 4, 9, 11)),
     "1x1": (nn.Conv2d(4, 8, 1), (3, 4, 5, 5)),
     "transposed": (nn.ConvTranspose2d(6, 8, 4, stride=2, padding=1), (3, 6, 3, 5)),
+    "transposed, padded": (nn.ConvTranspose2d(6, 8, 3, stride=2, padding=1, output_padding=1), (3, 6, 3, 5)),
     "transposed, uneven": (nn.ConvTranspose2d(4, 6, (3, 2), stride=(3, 1), padding=(1, 0), bias=False), (2, 4, 4, 3)),
 }
+
+
+PLAIN = Shape(False, torch.Size((2, 4, 5, 5)), torch.Size((8, 4, 3, 3)), (2, 2), (1, 1), (0, 0), False)
 
 
 @pytest.fixture(autouse=True)
 def _as_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(convolution, "LARGE", 1)
     monkeypatch.setenv("HYBRIDGEN_CACHE", str(tmp_path))
-    for cached in (convolution._known, unfolding_pays):
+    for cached in (convolution._known, products):
         cached.cache_clear()
     yield
-    for cached in (convolution._known, unfolding_pays):
+    for cached in (convolution._known, products):
         cached.cache_clear()
 
 
-def always(monkeypatch: pytest.MonkeyPatch, answer: bool = True) -> None:
-    monkeypatch.setattr(convolution, "unfolding_pays", lambda *_: answer)
+def always(monkeypatch: pytest.MonkeyPatch, weight: bool = True, larger: bool = True) -> None:
+    monkeypatch.setattr(convolution, "products", lambda _: Products(weight, larger))
 
 
 def gradients(layer: nn.Module, x: Tensor) -> list[Tensor]:
@@ -53,21 +57,25 @@ def gradients(layer: nn.Module, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("last", [False, True])
-def test_gradients_are_the_vendors_at_first_and_second_order(name: str, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    always(monkeypatch)
+@pytest.mark.parametrize("by", [(True, True), (True, False), (False, True)])
+def test_gradients_are_the_vendors_at_first_and_second_order(
+    name: str, last: bool, by: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always(monkeypatch, *by)
     layer, shape = LAYERS[name]
     layer = copy.deepcopy(layer).double()
     x = torch.randn(shape, dtype=torch.double, generator=torch.Generator().manual_seed(1))
     if last:
         layer, x = layer.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     expected = gradients(layer, x)
-    monkeypatch.setattr(convolution, "_wanted", lambda weight: torch.is_grad_enabled())  # double for the comparison
+    monkeypatch.setattr(convolution, "_in_training", lambda *_: torch.is_grad_enabled())  # double for the comparison
     assert install([layer]) == 1
-    made = []
-    apply = convolution.product
-    monkeypatch.setattr(convolution, "product", lambda *a: made.append(1) or apply(*a))
+    made = set()
+    for product in ("weight_gradient", "larger"):
+        apply = getattr(convolution, product)
+        monkeypatch.setattr(convolution, product, lambda *a, n=product, f=apply: made.add(n) or f(*a))
     found = gradients(layer, x)
-    assert made
+    assert made == {name for name, wanted in zip(("weight_gradient", "larger"), by, strict=True) if wanted}
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -99,7 +107,6 @@ def test_only_what_the_product_can_do_is_told() -> None:
         nn.Conv2d(4, 4, 3, dilation=2),
         nn.Conv2d(4, 4, 3, padding="same"),
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
-        nn.ConvTranspose2d(4, 4, 3, stride=2, output_padding=1),
         nn.Conv1d(4, 4, 3),
         nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3)),
     ]
@@ -114,10 +121,10 @@ def test_small_layers_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_gradients_nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: Any) -> bool:
+    def never(*_: Any) -> Products:
         raise AssertionError
 
-    monkeypatch.setattr(convolution, "unfolding_pays", never)
+    monkeypatch.setattr(convolution, "products", never)
     layers = [nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(3, 4, 3)]
     install(layers)
     x = torch.randn(2, 3, 5, 5)
@@ -129,55 +136,42 @@ def test_without_gradients_nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_shape_is_timed_once_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    times, calls = iter([(1.0, 0.5), (1.0, 0.95)]), []
+    times, calls = iter([[(1.0, 0.5), (1.0, 0.95)], [(1.0, 2.0), (1.0, 0.1)]]), []  # a twentieth is no reason
 
-    def timed(*arguments: Any) -> tuple[float, float]:
-        calls.append(arguments)
+    def timed(shape: Shape) -> list[tuple[float, float]]:
+        calls.append(shape)
         return next(times)
 
     monkeypatch.setattr(convolution, "_timed", timed)
-    shapes = torch.Size((2, 4, 5, 5)), torch.Size((8, 4, 3, 3)), (2, 2), (1, 1)
-    assert unfolding_pays(False, *shapes)
-    assert not unfolding_pays(True, *shapes)  # a twentieth is no reason
+    last = PLAIN._replace(last=True)
     for again in range(3):
         if again:
             convolution._known.cache_clear()
-            unfolding_pays.cache_clear()
-        assert unfolding_pays(False, *shapes)
-        assert not unfolding_pays(True, *shapes)
-    assert len(calls) == 2
+            products.cache_clear()
+        assert products(PLAIN) == (True, False)
+        assert products(last) == (False, True)
+    assert calls == [PLAIN, last]
     (kept,) = json.loads((tmp_path / "convolutions.json").read_text()).values()
-    assert list(kept.values()) == [True, False]
+    assert list(kept.values()) == [[True, False], [False, True]]
 
 
 def test_a_cache_that_cannot_be_read_or_written_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(convolution, "_timed", lambda *_: (1.0, 0.5))
-    shapes = torch.Size((2, 4, 5, 5)), torch.Size((8, 4, 3, 3)), (2, 2), (1, 1)
+    monkeypatch.setattr(convolution, "_timed", lambda _: [(1.0, 0.5)] * 2)
     (tmp_path / "convolutions.json").write_text("{ not json", encoding="utf-8")
-    assert unfolding_pays(False, *shapes)
+    assert products(PLAIN) == (True, True)
     assert json.loads((tmp_path / "convolutions.json").read_text())
-    unfolding_pays.cache_clear()
+    products.cache_clear()
     convolution._known.cache_clear()
     monkeypatch.setenv("HYBRIDGEN_CACHE", str(tmp_path / "convolutions.json" / "no folder"))
-    assert unfolding_pays(False, *shapes)
+    assert products(PLAIN) == (True, True)
 
 
 def test_the_timing_is_of_both_ways() -> None:
-    layer = nn.Conv2d(4, 8, 3, stride=2, padding=1)
-    assert isinstance(layer, nn.Conv2d)
-    install([layer])
-    assert isinstance(layer, ChoosingConv2d)
-    layer(torch.randn(2, 4, 8, 8)).sum().backward()
-    assert layer.weight.grad is not None
-    transposed = nn.ConvTranspose2d(8, 4, 4, stride=2, padding=1)
-    install([transposed])
-    assert isinstance(transposed, ChoosingConvTranspose2d)
-    transposed(torch.randn(2, 8, 3, 3)).sum().backward()
+    layers = nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ConvTranspose2d(8, 4, 3, stride=2, padding=1, output_padding=1)
+    install(layers)
+    assert [type(layer) for layer in layers] == [ChoosingConv2d, ChoosingConvTranspose2d]
+    nn.Sequential(*layers)(torch.randn(2, 4, 8, 8)).sum().backward()
+    assert all(layer.weight.grad is not None for layer in layers)
     assert len(convolution._known()) == 2
-    assert all(
-        min(convolution._timed(flag, *arguments)) > 0
-        for flag, arguments in [
-            (False, (torch.Size((2, 4, 8, 8)), torch.Size((8, 4, 3, 3)), (2, 2), (1, 1))),
-            (True, (torch.Size((2, 8, 3, 3)), torch.Size((8, 4, 4, 4)), (2, 2), (1, 1))),
-        ]
-    )
+    for shape in (PLAIN, PLAIN._replace(last=True), PLAIN._replace(transposed=True, x=torch.Size((2, 8, 3, 3)), more=(1, 1))):
+        assert min(seconds for pair in convolution._timed(shape) for seconds in pair) > 0
