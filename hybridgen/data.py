@@ -75,7 +75,8 @@ class SampleSpec:
         values = stored.float()
         if (self.low, self.high) == (-1.0, 1.0):
             return values
-        return (values - self.low) * (2.0 / (self.high - self.low)) - 1.0
+        above = values - self.low if self.low else values
+        return above.mul(2.0 / (self.high - self.low)).sub_(1.0)
 
     def to_stored(self, x: Tensor) -> Tensor:
         """Model space as it would be stored, rounded and clamped to the levels where there are any; the likeliest token."""

@@ -207,7 +207,7 @@ def _log(session: Session, step: int, clock: Clock, meter: Meter, *, keep: bool 
     """
     recipe, state = session.recipe, session.state
     values = session.record.mean(keep=keep)
-    latched, culprit = torch.stack([state.latched, state.culprit]).tolist()
+    fault = state.fault()
     meter.synchronised()
     steps = recipe.train.steps
     for loss in recipe.losses.values():
@@ -221,8 +221,8 @@ def _log(session: Session, step: int, clock: Clock, meter: Meter, *, keep: bool 
     if session.choices.compile:
         values["graphs"] = float(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     session.rows.append(session.emit("row", step=step, values=values, seconds=clock.seconds))
-    if latched >= 0:
-        _not_finite(session, latched, state.culprit_name(culprit))
+    if fault is not None:
+        _not_finite(session, *fault)
     _diagnose(session, step)
 
 
@@ -330,7 +330,7 @@ def _is_best(session: Session, event: Mapping[str, Any]) -> bool:
 def _save(session: Session, step: int, clock: Clock, best: bool) -> None:
     """A checkpoint, unless a non-finite value is latched: then the next row stops the run at the last good one."""
     state = session.state
-    if session.recipe.train.nonfinite == "stop" and int(state.latched) >= 0:
+    if session.recipe.train.nonfinite == "stop" and state.fault() is not None:
         return  # the next row stops the run; with "skip" no update took the value in
     started = time.monotonic()
     averaged = {

@@ -35,7 +35,11 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """The norm of all gradients together, before clipping; a scalar on the device."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=parameters[0].device)
+    if not gradients:
+        return torch.zeros((), device=parameters[0].device)
+    if gradients[0].device.type == "cpu":  # twice as quick there as the norm that torch has for lists
+        return torch.stack([torch.dot(flat, flat) for flat in (g.flatten() for g in gradients)]).sum().sqrt()
+    return torch.nn.utils.get_total_norm(gradients)
 
 
 def clip(spec: Optim, parameters: Sequence[nn.Parameter], norm: Tensor) -> None:

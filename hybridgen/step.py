@@ -24,6 +24,7 @@ from hybridgen.routing import Term, last_weight
 
 Batch = Mapping[str, Tensor]
 BALANCE_EPSILON = 1e-6
+NEVER = torch.iinfo(torch.long).max
 
 
 def train_step(state: Training, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
@@ -83,8 +84,8 @@ def train_step(state: Training, batches: Sequence[Batch], step: int) -> dict[str
 class Training:
     """What a step moves: parameters, optimiser states, the average, and the latch of the first non-finite value.
 
-    `latched` holds -1, or the step in which a term or gradient first was not finite; from then on (with
-    `train.nonfinite = "stop"`) every update is skipped, on the device, until a log point reads it.
+    `latched` holds NEVER, or what was not finite first: its step times the number of `suspects`, plus its place among
+    them. From then on (with `train.nonfinite = "stop"`) every update is skipped, on the device, until a log point reads it.
     """
 
     def __init__(self, model: Model, choices: Choices) -> None:
@@ -95,12 +96,13 @@ class Training:
         self.choices = choices
         self.planner = model.planner(choices.autocast)
         self.parameters = {player: model.parameters(player) for player in ("generator", "discriminator")}
+        self.paths = {player: [path for path in model.parts if model.owner[path] == player] for player in self.parameters}
         self.trainable = {path: [p for p in part.parameters() if p.requires_grad] for path, part in model.parts.items()}
         self.optim = recipe.optim
         self.optimisers = {
             player: optimiser(recipe.optim[player], parameters)
             for player in self.parameters
-            if (parameters := [p for path in self._paths(player) if path not in model.holds for p in self.trainable[path]])
+            if (parameters := [p for path in self.paths[player] if path not in model.holds for p in self.trainable[path]])
         }
         self.held_optimisers = {  # a part that may be held back has an optimiser of its own, for that can be skipped
             path: optimiser(recipe.optim[model.owner[path]], parameters)
@@ -114,17 +116,24 @@ class Training:
         self.averaged = averaged_copy(model.parts)
         side = {path: module for path, module in model.parts.items() if model.owner[path] == "generator"}
         self.average = Average(side, self.averaged, recipe.train.ema) if recipe.train.ema else None
-        self.latched = torch.full((), -1, dtype=torch.long, device=self.device)
-        self.culprit = torch.full((), -1, dtype=torch.long, device=self.device)
+        self.latched = torch.full((), NEVER, dtype=torch.long, device=self.device)
+        self.suspects = [  # in the order in which a step looks at them
+            name
+            for player in ("discriminator", "generator")
+            for name in [
+                *(f"loss.{term.label}" for term in model.terms if term.side == player),
+                f"the gradient of the {player} side",
+            ]
+        ]
         kept = [p for p in model.parts if recipe.train.nonfinite == "skip" or self._holder(p)]
         self.statistics = {p: [b.clone() for b in model.parts[p].buffers()] for p in kept}
-        self.labels = [term.label for term in model.terms]
-        self.positions: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+        self.reports = {
+            player: [(path, name) for path in paths for name in getattr(model.parts[path], "reports", ())]
+            for player, paths in self.paths.items()
+        }
+        self.places: dict[tuple[str, tuple[str, ...]], Tensor] = {}
         self.fallbacks: dict[str, str] = {}  # what could not be compiled -> why
         self.variants: dict[tuple[str, ...], tuple[Plan, dict[str, PhaseFunction]]] = {}
-
-    def _paths(self, player: str) -> list[str]:
-        return [path for path in self.model.parts if self.model.owner[path] == player]
 
     # -- what is active in a step ------------------------------------------------------------------------------------
 
@@ -156,18 +165,16 @@ class Training:
         """Data, labels, noise and step for each micro-batch. Noise is drawn for the whole batch, then sliced."""
         count = self.train.accumulate
         size = batch["x"].shape[0]
-        wanted = {key for phase in plan.phases for key in phase.reads} & set(self.model.noise)
+        read = {key for phase in plan.phases for key in phase.reads}
         whole: Env = dict(batch)
         if "label" in whole:
             whole["fake_label"] = whole["label"]
-        for key in sorted(wanted):
+        for key in sorted(read & self.model.noise.keys()):
             noise = self.model.noise[key]
             draw = randomness.uniform if noise.kind == "uniform" else randomness.normal
             whole[key] = draw((size, *noise.shape), self.device, self.train.seed, "noise", step, update, key)
-        scalars = {
-            "step": torch.tensor(float(step), device=self.device),
-            "progress": torch.tensor(step / self.train.steps, device=self.device),
-        }
+        numbers = {"step": float(step), "progress": step / self.train.steps}
+        scalars = {key: torch.tensor(number, device=self.device) for key, number in numbers.items() if key in read}
         if count == 1:
             return [whole | scalars]
         pieces = {key: value.chunk(count) for key, value in whole.items()}
@@ -227,15 +234,16 @@ class Training:
         norm = gradient_norm(parameters) if parameters else torch.zeros((), device=self.device)
         overflow = ~torch.isfinite(norm) & (self.scalers[player].scale(self.one) > 1) if scaled else None
         skipped = self._latch(player, values, norm, step, overflow)
-        skips = {path: self._skip(path, skipped, held) for path in self._paths(player)}
+        skips = {path: self._skip(path, skipped, held) for path in self.paths[player]}
         clip(spec, parameters, norm)
         for path, optim in self._optimisers_of(player):
             set_learning_rate(optim, spec.lr.at(step, self.train.steps))
             skip = skips.get(path, skipped)
             optim.found_inf = skip  # type: ignore[attr-defined]
             optim.step()
-            optim.zero_grad(set_to_none=True)
             limit_weights(spec, [p for group in optim.param_groups for p in group["params"]], skip)
+        for parameter in parameters:
+            parameter.grad = None
         if overflow is not None:
             values[f"state.{player}.overflow"] = overflow.float()
             values[f"state.{player}.loss_scale"] = self.scalers[player].scale(self.one)
@@ -275,10 +283,8 @@ class Training:
     def _reported(self, player: str, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The scalar buffers that a player's parts want in every row, and how often a part was held back."""
         found = {f"state.{path}.held": value for path, value in held.items() if self.model.owner[path] == player}
-        for path in self._paths(player):
-            module = self.model.parts[path]
-            for name in getattr(module, "reports", ()):
-                found[f"state.{path}.{name}"] = module.get_buffer(name).detach().clone()
+        for path, name in self.reports[player]:
+            found[f"state.{path}.{name}"] = self.model.parts[path].get_buffer(name).detach().clone()
         return found
 
     def _latch(
@@ -288,40 +294,36 @@ class Training:
 
         overflow: whether the gradient is beyond float16 because of its scale, which the next update lowers: no fault.
         """
-        mine = tuple(label for label in self.labels if f"loss.{label}" in values)
-        finite = torch.stack([*(values[f"loss.{label}"] for label in mine), norm]).isfinite()
+        mine = tuple(name for name in self.suspects if name in values)
+        finite = torch.stack([*(values[name] for name in mine), norm]).isfinite()
         if overflow is not None:
             finite[-1] |= overflow
-        bad = ~finite.all()
-        first = self._positions(player, mine).gather(0, finite.float().argmin().view(1)).squeeze(0)
-        fresh = bad & (self.latched < 0)
-        self.culprit = torch.where(fresh, first, self.culprit)
-        self.latched = torch.where(fresh, step, self.latched)
-        if self.train.nonfinite == "stop":
-            bad = bad | (self.latched >= 0)
+        found = torch.where(finite, NEVER, self._places(player, mine) + step * len(self.suspects)).amin()
+        self.latched = torch.minimum(self.latched, found)
+        bad = (self.latched if self.train.nonfinite == "stop" else found) < NEVER
         if overflow is not None:
             bad = bad | overflow
         return bad.float()
 
-    def _positions(self, player: str, labels: tuple[str, ...]) -> Tensor:
-        """What `culprit` says of each of some terms, and of the gradient after them; made once."""
-        if (player, labels) not in self.positions:
-            found = [self.labels.index(label) for label in labels] + [len(self.labels) + (player == "discriminator")]
-            self.positions[player, labels] = torch.tensor(found, device=self.device)
-        return self.positions[player, labels]
+    def _places(self, player: str, names: tuple[str, ...]) -> Tensor:
+        """The places of some terms among the suspects, and of the gradient after them; made once."""
+        if (player, names) not in self.places:
+            found = [self.suspects.index(name) for name in (*names, f"the gradient of the {player} side")]
+            self.places[player, names] = torch.tensor(found, device=self.device)
+        return self.places[player, names]
+
+    def fault(self) -> tuple[int, str] | None:
+        """The step in which something first was not finite, and its name. Waits for the device."""
+        found = int(self.latched)
+        if found == NEVER:
+            return None
+        step, place = divmod(found, len(self.suspects))
+        return step, self.suspects[place]
 
     def unlatch(self) -> None:
         """Forget a non-finite value that was read and told."""
-        self.latched.fill_(-1)
-        self.culprit.fill_(-1)
+        self.latched.fill_(NEVER)
 
-    def culprit_name(self, index: int) -> str:
-        """The term behind an index in `culprit`; a gradient's where every term was finite."""
-        if index < len(self.labels):
-            return f"loss.{self.labels[index]}"
-        return f"the gradient of the {'generator' if index == len(self.labels) else 'discriminator'} side"
-
-    @torch.no_grad()
     def _restore_statistics(self, skips: Mapping[str, Tensor]) -> None:
         """Batch statistics that a skipped or held update saw don't count."""
         for path, before in self.statistics.items():
@@ -329,7 +331,6 @@ class Training:
                 for buffer, old in zip(self.model.parts[path].buffers(), before, strict=True):
                     buffer.copy_(torch.where(skips[path].bool(), old, buffer))
 
-    @torch.no_grad()
     def _remember_statistics(self, player: str) -> None:
         """What a skipped update of this player goes back to."""
         for path, before in self.statistics.items():
@@ -337,7 +338,6 @@ class Training:
                 for buffer, old in zip(self.model.parts[path].buffers(), before, strict=True):
                     old.copy_(buffer)
 
-    @torch.no_grad()
     def _update_states(
         self,
         player: str,
@@ -358,7 +358,8 @@ class Training:
             module = self.model.parts[path]
             before = [buffer.clone() for buffer in module.buffers()]
             given = {name: together(self.model.graph, key, envs) for name, key in arguments}
-            module.update(**given)  # type: ignore[operator]
+            with torch.no_grad():
+                module.update(**given)  # type: ignore[operator]
             for buffer, old in zip(module.buffers(), before, strict=True):
                 buffer.copy_(torch.where(skips[path].bool(), old, buffer))
 
@@ -399,7 +400,6 @@ def _of(player: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if mine(name)}
 
 
-@torch.no_grad()
 def holding(graph: Graph, plan: Plan, results: Sequence[Result]) -> dict[str, Tensor]:
     """Part -> 1.0 where it is held back, judged on the joint batch."""
     if not plan.holds:
@@ -408,7 +408,8 @@ def holding(graph: Graph, plan: Plan, results: Sequence[Result]) -> dict[str, Te
     found = {}
     for part, hold in plan.holds.items():
         given = {name: together(graph, key, envs) for name, key in hold.arguments}
-        found[part] = (hold.function(**given) > 0).any().float()
+        with torch.no_grad():
+            found[part] = (hold.function(**given) > 0).any().float()
     return found
 
 

@@ -376,4 +376,4 @@ def test_losses_that_disagree_on_what_a_logit_means_leave_no_accuracy(training: 
 def test_a_loss_called_discriminator_is_a_loss_like_any_other(training: Callable[..., Training]) -> None:
     state = training(VAGAN + '[loss.discriminator]\nuse = "poison"\nat = 1\n')
     train_step(state, [batch()], 1)
-    assert state.culprit_name(int(state.culprit)) == "loss.discriminator"
+    assert state.fault() == (1, "loss.discriminator")

@@ -186,8 +186,7 @@ def test_a_nan_stops_every_later_update_and_names_the_term_and_step(training: Ca
     before, average = parameters(state.model), {k: v.clone() for k, v in state.averaged["decoder"].named_parameters()}
     for step in (3, 4):
         train_step(state, [batch(seed=step)], step)
-    assert int(state.latched) == 3
-    assert state.culprit_name(int(state.culprit)) == "loss.poison"
+    assert state.fault() == (3, "loss.poison")
     for name, value in parameters(state.model).items():
         assert torch.equal(value, before[name])
     for name, value in state.averaged["decoder"].named_parameters():

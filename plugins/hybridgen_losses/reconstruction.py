@@ -92,12 +92,13 @@ class Reconstruction(nn.Module):
             values = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
             return -values.flatten(1).sum(1)
         log_scale = self.log_scale.clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
-        error = (x.float() - recon.float()) * torch.exp(-log_scale)
+        size = math.prod(x.shape[1:])
+        # summed before it is scaled: one pass over the sample forward and one backward, where `exp` a value takes four
         if self.likelihood == "gaussian":
-            values = 0.5 * error.square() + log_scale + 0.5 * LOG_2PI
-        else:
-            values = error.abs() + log_scale + LOG_2
-        return -values.flatten(1).sum(1)
+            squared = F.mse_loss(recon.float(), x.float(), reduction="none").flatten(1).sum(1)
+            return -0.5 * squared * torch.exp(-2 * log_scale) - size * (log_scale + 0.5 * LOG_2PI)
+        absolute = F.l1_loss(recon.float(), x.float(), reduction="none").flatten(1).sum(1)
+        return -absolute * torch.exp(-log_scale) - size * (log_scale + LOG_2)
 
     def log_likelihood_at(self, x: Tensor, decode: Callable[..., Tensor]) -> LikelihoodAt:
         """The same at any z, for whoever draws z anew."""
