@@ -51,15 +51,14 @@ def clip(spec: Optim, parameters: Sequence[nn.Parameter], norm: Tensor) -> None:
 
 
 @torch.no_grad()
-def limit_weights(spec: Optim, parameters: Sequence[Tensor], skipped: Tensor) -> None:
-    """Clamp every weight to [-clip_weights, clip_weights] where the recipe asks for it and the update wasn't `skipped`.
+def limit_weights(limit: float, parameters: Sequence[Tensor], skipped: Tensor) -> None:
+    """Clamp every weight to [-limit, limit] where the update wasn't `skipped`.
 
     Source: Arjovsky et al. 2017 (arXiv:1701.07875), algorithm 1: the crude way to a Lipschitz critic.
     """
-    if spec.clip_weights is not None:
-        bound = torch.where(skipped.bool(), torch.inf, spec.clip_weights)
-        for parameter in parameters:
-            parameter.clamp_(-bound, bound)
+    bound = torch.where(skipped.bool(), torch.inf, limit)
+    for parameter in parameters:
+        parameter.clamp_(-bound, bound)
 
 
 def averaged_copy(parts: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

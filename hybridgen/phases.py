@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -120,6 +121,11 @@ class Plan:
     @property
     def phases(self) -> list[Phase]:
         return [phase for phase in (self.generate, self.critic, self.generator) if phase is not None]
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Leaves that any of its phases reads, and what they hand each other."""
+        return frozenset(key for phase in self.phases for key in phase.reads)
 
     def traversals(self) -> dict[str, int]:
         """Part -> forward passes in one step with one critic update and no accumulation."""

@@ -133,6 +133,7 @@ class Training:
         }
         self.places: dict[tuple[str, tuple[str, ...]], Tensor] = {}
         self.fallbacks: dict[str, str] = {}  # what could not be compiled -> why
+        self.weighed: tuple[dict[str, float], dict[str, Tensor]] = {}, {}
         self.variants: dict[tuple[str, ...], tuple[Plan, dict[str, PhaseFunction]]] = {}
 
     # -- what is active in a step ------------------------------------------------------------------------------------
@@ -151,8 +152,11 @@ class Training:
     def _weights(self, active: tuple[Term, ...], step: int) -> dict[str, Tensor]:
         if not active:
             return {}
-        numbers = torch.tensor([term.coefficient(step, self.train.steps) for term in active], dtype=torch.float32)
-        return dict(zip([term.label for term in active], numbers.to(self.device).unbind(), strict=True))
+        numbers = {term.label: term.coefficient(step, self.train.steps) for term in active}
+        if numbers != self.weighed[0]:  # else those of the step before
+            weights = torch.tensor([*numbers.values()], dtype=torch.float32).to(self.device).unbind()
+            self.weighed = numbers, dict(zip(numbers, weights, strict=True))
+        return self.weighed[1]
 
     def _wrap(self, phase: Phase) -> PhaseFunction:
         if not self.choices.compile:
@@ -165,16 +169,15 @@ class Training:
         """Data, labels, noise and step for each micro-batch. Noise is drawn for the whole batch, then sliced."""
         count = self.train.accumulate
         size = batch["x"].shape[0]
-        read = {key for phase in plan.phases for key in phase.reads}
         whole: Env = dict(batch)
         if "label" in whole:
             whole["fake_label"] = whole["label"]
-        for key in sorted(read & self.model.noise.keys()):
+        for key in sorted(plan.reads & self.model.noise.keys()):
             noise = self.model.noise[key]
             draw = randomness.uniform if noise.kind == "uniform" else randomness.normal
             whole[key] = draw((size, *noise.shape), self.device, self.train.seed, "noise", step, update, key)
         numbers = {"step": float(step), "progress": step / self.train.steps}
-        scalars = {key: torch.tensor(number, device=self.device) for key, number in numbers.items() if key in read}
+        scalars = {key: torch.tensor(number, device=self.device) for key, number in numbers.items() if key in plan.reads}
         if count == 1:
             return [whole | scalars]
         pieces = {key: value.chunk(count) for key, value in whole.items()}
@@ -241,7 +244,8 @@ class Training:
             skip = skips.get(path, skipped)
             optim.found_inf = skip  # type: ignore[attr-defined]
             optim.step()
-            limit_weights(spec, [p for group in optim.param_groups for p in group["params"]], skip)
+            if spec.clip_weights is not None:
+                limit_weights(spec.clip_weights, [p for group in optim.param_groups for p in group["params"]], skip)
         for parameter in parameters:
             parameter.grad = None
         if overflow is not None:

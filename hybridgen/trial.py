@@ -22,8 +22,8 @@ COST = 60.0
 HOPE = {"cpu": 0.25, "cuda": 0.5}
 """The largest share of a step that compiling has been seen to save; a run for which even that is too little has no trial."""
 
-PATIENCE = 2.0
-"""Seconds after which one step beside the first is timing enough."""
+TRIED, PATIENCE = 20, 2.0
+"""Steps that are timed, the quickest of which counts, and the seconds after which one beside the first is enough."""
 
 
 def choose_compile(model: Model, choices: Choices, data: Batches) -> Choices:
@@ -56,12 +56,12 @@ def _seconds(model: Model, choices: Choices, data: Batches) -> tuple[float, floa
     taken: list[float] = []
     with kept(model.parts), torch.random.fork_rng():
         state = Training(model, choices)
-        for step in range(1, 5):
+        for step in range(1, TRIED + 1):
             began = time.perf_counter()
             train_step(state, data.of_step(step, count), step)
             state.fault()  # waits for the device
             taken.append(time.perf_counter() - began)
-            if step > 1 and taken[-1] > PATIENCE:
+            if step > 1 and sum(taken[1:]) > PATIENCE:
                 break
     return min(taken[1:]), taken[0]
 

@@ -72,7 +72,7 @@ def test_the_faster_is_taken_if_it_is_repaid(
     assert words in found.notes[1]
 
 
-@pytest.mark.parametrize(("first", "others", "taken"), [(9.0, 3.0, 2), (9.0, 0.1, 4)])
+@pytest.mark.parametrize(("first", "others", "taken"), [(9.0, 3.0, 2), (9.0, 0.9, 4), (9.0, 0.1, 20)])
 def test_the_first_step_says_nothing_of_the_others(
     first: float, others: float, taken: int, recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,12 +96,13 @@ def vae(prepared: Prepared, draw: Draw = noise) -> Callable[[Batches], dict[str,
     parts, dim, steps = prepared.model.parts, prepared.model.parts["latent"].z_shape[0], prepared.recipe.train.steps
     modules, kl_weight = (parts["encoder"], parts["decoder"], parts["loss.reconstruction"]), prepared.recipe.losses["kl"].weight
     optim, average, count = adam(prepared, "generator", *modules), averaging(prepared, *modules), 0
+    terms = torch.compile(elbo_terms) if prepared.choices.compile else elbo_terms
 
     def step(batches: Batches) -> dict[str, Tensor]:
         nonlocal count
         count += 1
         x = batches[0]["x"]
-        recon, kl = elbo_terms(parts, x, draw("normal", len(x), dim))
+        recon, kl = terms(parts, x, draw("normal", len(x), dim))
         loss = recon + kl_weight.at(count, steps) * kl
         optim.zero_grad(set_to_none=True)
         loss.backward()

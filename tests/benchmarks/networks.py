@@ -1,11 +1,12 @@
 """The networks of the benchmarks, as public tutorials and toolkits have them, offered to recipes as a plugin would.
 
 dcgan-64    the PyTorch DCGAN example's: 64 base channels, 4x4 kernels, batch norm, pictures of 3x64x64
-wide-28     what pythae takes for 28x28: 128 to 1,024 channels in four strided convolutions, batch norm
+wide-28     what pythae takes for 28x28: 128 to 1,024 channels in four strided convolutions, batch norm but in the critic
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,15 @@ def up(inputs: int, outputs: int, kernel: int = 4, padding: int = 1, more: int =
     """Twice the sides."""
     layer = nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding, output_padding=more, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def judged(body: Iterable[nn.Module], to_logit: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """A critic's logits `b`, and what each of its layers makes of the one before."""
+    features = []
+    for layer in body:
+        x = layer(x)
+        features.append(x)
+    return to_logit(x if isinstance(to_logit, nn.Sequential) else x.flatten(1)).flatten(), features
 
 
 class Generator64(nn.Module):
@@ -71,28 +81,26 @@ class Encoder64(_Body64):
 
 
 class Critic64(_Body64):
-    """x `b c 64 64` -> logits `b`."""
+    """x `b c 64 64` -> logits `b` and each layer's features."""
 
     def __init__(self, judged_shape: tuple[int, ...], *, width: int = 64) -> None:
         super().__init__(judged_shape[0], width)
-        self.to_logit = nn.Conv2d(8 * width, 1, 4, 1, 0, bias=False)
+        self.to_logit = nn.Sequential(nn.Conv2d(8 * width, 1, 4, 1, 0, bias=False), nn.Flatten())
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.to_logit(self.body(x)).flatten()
-
-
-class _Body28(nn.Module):
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        sizes = (channels, width, 2 * width, 4 * width, 8 * width)  # 28 -> 14 -> 7 -> 3 -> 1
-        self.body = nn.Sequential(*(down(a, b, slope=0.0) for a, b in pairwise(sizes)))
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return judged(self.body, self.to_logit, x)
 
 
-class Encoder28(_Body28):
+SIZES_28 = (1, 2, 4, 8)  # times the width: 28 -> 14 -> 7 -> 3 -> 1
+
+
+class Encoder28(nn.Module):
     """x `b c 28 28` -> code `b d`."""
 
     def __init__(self, sample_shape: tuple[int, ...], code_shape: tuple[int, ...], *, width: int = 128) -> None:
-        super().__init__(sample_shape[0], width)
+        super().__init__()
+        sizes = (sample_shape[0], *(width * n for n in SIZES_28))
+        self.body = nn.Sequential(*(down(a, b, slope=0.0) for a, b in pairwise(sizes)))
         self.to_code = nn.Linear(8 * width, code_shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,15 +108,20 @@ class Encoder28(_Body28):
         return code
 
 
-class Critic28(_Body28):
-    """x `b c 28 28` -> logits `b`."""
+class Critic28(nn.Module):
+    """x `b c 28 28` -> logits `b` and each layer's features; without batch norm, and with one tanh, as pythae has it."""
 
     def __init__(self, judged_shape: tuple[int, ...], *, width: int = 128) -> None:
-        super().__init__(judged_shape[0], width)
+        super().__init__()
+        sizes = (judged_shape[0], *(width * n for n in SIZES_28))
+        rectifiers = (nn.ReLU(), nn.Tanh(), nn.ReLU(), nn.ReLU())
+        self.body = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 4, 2, 1), act) for (a, b), act in zip(pairwise(sizes), rectifiers, strict=True)
+        )
         self.to_logit = nn.Linear(8 * width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.to_logit(self.body(x).flatten(1)).flatten()
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return judged(self.body, self.to_logit, x)
 
 
 class Decoder28(nn.Module):

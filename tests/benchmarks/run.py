@@ -3,9 +3,11 @@
     python tests/benchmarks/run.py                           every workload, one thread, the tables of RESULTS.md
     python tests/benchmarks/run.py dcgan-64 --threads 2
     python tests/benchmarks/run.py vae-28 --with plain,best
+    python tests/benchmarks/run.py larsen-28 --with pythae --pythae ../pythae/bin/python
 
-Contenders: `plain` is the recipe as an eager loop by hand, `best` the same on networks laid out channels-last, `example` the
-loop of the PyTorch examples (see examples.py). hybridgen runs as `auto` decides, and once more with everything switched off.
+Contenders: `plain` is the recipe as an eager loop by hand, `best` the same on networks laid out channels-last, `compiled` the
+same with its losses compiled, `example` the loop of the PyTorch examples (see examples.py), `pythae` pythae's own trainer (see
+pythae_worker.py). hybridgen runs as `auto` decides, and for `plain` once more with everything switched off.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,7 @@ from benchmarks.examples import EXAMPLES
 from benchmarks.loops import LOOPS
 from benchmarks.networks import PLUGIN
 
+from hybridgen.allocator import keep_freed_memory
 from hybridgen.bench import Steps, alternate, by_hand, machine, ratios
 from hybridgen.precision import Choices
 from hybridgen.recipe import load_recipe
@@ -52,6 +57,7 @@ def networks(name: str, *parts: str) -> str:
     return "\n".join(f'[{part}]\nuse = "{name}"\n' for part in parts)
 
 
+LARSEN = 'extends = "vae-gan-larsen"\n[discriminator]\nfake = "fake"\n'  # pythae's critic sees no reconstructions
 NO_FID = '[metric]\nfid = false\n[evaluate]\nbest = ""\n'
 
 WORKLOADS = {
@@ -88,6 +94,18 @@ WORKLOADS = {
         64,
         2,
     ),
+    "larsen-28": Workload(
+        f'{LARSEN}use = "wide-28"\n{NO_FID}{networks("wide-28", "encoder", "decoder")}', "", "", (1, 28, 28), 64, 1
+    ),
+    "larsen-64": Workload(
+        f'{LARSEN}use = "dcgan-64"\n{NO_FID}{networks("dcgan-64", "encoder", "decoder")}', "", "", (3, 64, 64), 64, 1
+    ),
+    "vae-conv-28": Workload(
+        f'extends = "vae-digits"\n{networks("wide-28", "encoder", "decoder")}', "vae-digits", "", (1, 28, 28), 64, 2
+    ),
+    "vae-mlp-28": Workload(
+        'extends = "vae-mlp"\n[encoder]\nwidth = 512\n[decoder]\nwidth = 512\n', "vae-mlp", "", (1, 28, 28), 64, 100
+    ),
 }
 
 
@@ -109,27 +127,54 @@ def example(work: Workload, made: Prepared, folder: Path) -> Callable[[], None]:
     return EXAMPLES[work.example](made.model.parts, x, work.batch, made.model.parts["latent"].z_shape[0])
 
 
-def measure(name: str, contenders: list[str], rounds: int, threads: int) -> dict[str, Any]:
+@contextmanager
+def pythae(python: Path, name: str, batch: int, steps: int, threads: int) -> Iterator[Callable[[], float]]:
+    """pythae's trainer in a process of its own, which waits for its turn; each call is the seconds of a step."""
+    command = [str(python), str(Path(__file__).with_name("pythae_worker.py")), name, str(batch), str(steps), str(threads)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as there:
+        assert there.stdin is not None
+        assert there.stdout is not None
+
+        def turn() -> float:
+            there.stdin.write("\n")
+            there.stdin.flush()
+            return float(there.stdout.readline())
+
+        yield turn
+        there.stdin.close()
+
+
+def measure(name: str, contenders: list[str], rounds: int, threads: int, python: Path) -> dict[str, Any]:
     work = WORKLOADS[name]
     torch.set_num_threads(threads)
     eager = Choices("cpu", "fp32", False, (), threads)
-    with tempfile.TemporaryDirectory() as at:
+    device = torch.device("cpu")
+    with tempfile.TemporaryDirectory() as at, ExitStack() as stack:
         folder = Path(at)
         pictures = np.random.default_rng(0).integers(0, 256, (max(2048, 2 * work.batch), *work.shape), dtype=np.uint8)
         np.save(folder / "x.npy", pictures)
         auto = prepared(work, folder, None, threads)
         runs: dict[str, Callable[[], Any]] = {"auto": Steps(auto)}
-        off = prepared(work, folder, eager, threads)
-        runs["off"] = Steps(off)
         for contender in contenders:
-            made = prepared(work, folder, replace(eager, channels_last=contender == "best"), threads)
+            made = prepared(
+                work, folder, replace(eager, channels_last=contender == "best", compile=contender == "compiled"), threads
+            )
             if contender == "example" and work.example:
                 runs["example"] = example(work, made, folder)
-            elif contender in ("plain", "best"):
+            elif contender == "pythae":
+                runs["pythae"] = stack.enter_context(pythae(python, name, work.batch, work.steps, threads))
+            elif contender == "off":
+                runs["off"] = Steps(made)
+            elif contender in ("plain", "best", "compiled") and work.loop:
                 runs[contender] = by_hand(LOOPS[work.loop], made)
-        device = torch.device("cpu")
-        alternate(runs, work.steps, 1, device)  # warms up
-        taken = alternate(runs, work.steps, rounds, device)
+        taken: dict[str, list[float]] = {key: [] for key in runs}
+        for round_ in range(rounds + 1):
+            for key, run in runs.items():
+                seconds = run() if key == "pythae" else alternate({key: run}, work.steps, 1, device)[key][0]
+                if round_:  # the first warms up
+                    taken[key].append(seconds)
     return {
         "workload": name,
         "machine": machine(auto.choices),
@@ -138,21 +183,21 @@ def measure(name: str, contenders: list[str], rounds: int, threads: int) -> dict
     }
 
 
+COLUMNS = (("plain", "off"), ("best", "auto"), ("compiled", "auto"), ("example", "auto"), ("pythae", "auto"))
+
+
 def table(results: list[dict[str, Any]]) -> str:
-    lines = [
-        "| workload | hybridgen | off | plain / off | best / hybridgen | example / hybridgen |",
-        "|---|---|---|---|---|---|",
-    ]
+    names = " | ".join(f"{slower} / {'hybridgen' if faster == 'auto' else faster}" for slower, faster in COLUMNS)
+    lines = [f"| workload | hybridgen, ms | {names} |", "|---|---|" + "---|" * len(COLUMNS)]
     for found in results:
-        ms = {key: 1e3 * statistics.median(seconds) for key, seconds in found["rounds"].items()}
         cells = []
-        for slower, faster in (("plain", "off"), ("best", "auto"), ("example", "auto")):
-            if slower not in ms:
+        for slower, faster in COLUMNS:
+            if slower in found["rounds"] and faster in found["rounds"]:
+                each = ratios(found["rounds"], slower, faster)
+                cells.append(f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})")
+            else:
                 cells.append("-")
-                continue
-            found_ratios = ratios(found["rounds"], slower, faster)
-            cells.append(f"{statistics.median(found_ratios):.2f} ({min(found_ratios):.2f} to {max(found_ratios):.2f})")
-        lines.append(f"| {found['workload']} | {ms['auto']:.1f} ms | {ms['off']:.1f} ms | {' | '.join(cells)} |")
+        lines.append(f"| {found['workload']} | {1e3 * statistics.median(found['rounds']['auto']):.4g} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -161,12 +206,14 @@ def main() -> None:
     parser.add_argument("workloads", nargs="*", choices=[[], *WORKLOADS], metavar="WORKLOAD")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--with", dest="contenders", default="plain,best,example")
+    parser.add_argument("--with", dest="contenders", default="off,plain,best,compiled,example")
+    parser.add_argument("--pythae", type=Path, help="the python of an environment that has pythae")
     parser.add_argument("--json", type=Path, help="write every round here")
     given = parser.parse_args()
+    keep_freed_memory()
     results = []
     for name in given.workloads or WORKLOADS:
-        results.append(measure(name, given.contenders.split(","), given.rounds, given.threads))
+        results.append(measure(name, given.contenders.split(","), given.rounds, given.threads, given.pythae))
         print(table(results[-1:]), flush=True)
     print(f"\n{results[0]['machine']}\n\n{table(results)}")
     if given.json:
