@@ -238,6 +238,9 @@ LONGER = {**FASTER, "train.steps": 9000, "train.critic_steps": 2, "loss.penalty.
 WIDE = {"decoder.width": 256, "discriminator.width": 256}
 """The leaps between many modes, and the edges of all, want a network that can be steep."""
 
+LONG = {**FASTER, "encoder.width": 256, "decoder.width": 256, "train.steps": 9000, "train.evaluate_every": 3000}
+"""25 modes for a hybrid."""
+
 ENCODED = {
     **{key: given for key, given in POINTS.items() if not key.startswith("discriminator.")},
     "encoder.use": "mlp",
@@ -340,6 +343,7 @@ STUDIES: dict[str, Study] = {
         "vagan-mlp-2d", good("grid"), {"data.shape": "grid", "data.modes": 25, **WIDE, "train.steps": 9000}
     ),
     "vae-gan-larsen": Study("vae-gan-larsen", (*CLASSES, error(1.2))),
+    "vae-gan-larsen-grid": on("grid", "vae-gan-larsen", critic(gamma=0.02), {"discriminator.width": 256}, LONG, base=ENCODED),
     "vae-gan-larsen-ring": on("ring", "vae-gan-larsen", critic(gamma=0.02), base=ENCODED),
     "aae": Study("aae", (error(0.8, 8), MISMATCH, *CLASSES)),
     "aae-no-critic": Study(
@@ -357,6 +361,7 @@ STUDIES: dict[str, Study] = {
     "soft-intro-vae": Study("soft-intro-vae", (*CLASSES, error(0.9))),
     "cvae-gan": Study("cvae-gan", (*CLASSES, OBEDIENT, error(1.5))),
     "two-critics": Study("two-critics", (*CLASSES, error(1.0))),
+    "two-critics-grid": on("grid", "two-critics", PICTURES, {"discriminator.pictures.width": 256}, TWO, LONG, base=ENCODED),
     "two-critics-ring": on("ring", "two-critics", PICTURES, TWO, base=ENCODED),
 }
 

@@ -167,7 +167,8 @@ def command(*arguments: str) -> list[str]:
 def test_kill_at_twenty_random_moments(tmp_path: Path) -> None:
     """However often a run is killed, wherever it was, `resume --auto` goes on and ends bit-equal."""
     often = ["train.checkpoint_every=50", "train.log_every=50", "train.evaluate_every=500", "train.samples_every=1000"]
-    chosen = [*overrides("vagan-digits", 15000, tmp_path), *often]
+    # two runs are compared, and `auto` may compile one of so many steps and not the other when the machine is busy
+    chosen = [*overrides("vagan-digits", 15000, tmp_path), *often, "train.compile=false"]
     whole = train("vagan-digits", chosen, runs=tmp_path / "whole").path
     runs = tmp_path / "killed"
     moments = random.Random(0)
