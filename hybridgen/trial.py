@@ -16,8 +16,8 @@ from hybridgen.model import Model
 from hybridgen.precision import Choices
 from hybridgen.step import Training, train_step
 
-COST = 60.0
-"""Seconds that compiling a recipe takes on two cores, about; the trial finds out what it really takes."""
+COST = 20.0
+"""Seconds that compiling one phase takes on two cores, about; the trial finds out what it really takes."""
 
 HOPE = {"cpu": 0.25, "cuda": 0.5}
 """The largest share of a step that compiling has been seen to save; a run for which even that is too little has no trial."""
@@ -31,8 +31,9 @@ def choose_compile(model: Model, choices: Choices, data: Batches) -> Choices:
     steps = model.recipe.train.steps
     eager, _ = _seconds(model, choices, data)
     hoped = HOPE.get(torch.device(choices.device).type, 0.0) * eager * steps
-    if hoped < COST:
-        why = f"{steps:,} steps take about {_told(eager * steps)}, too few to repay a minute of compiling"
+    cost = COST * len(model.planner(choices.autocast).plan(model.terms).phases)
+    if hoped < cost:
+        why = f"{steps:,} steps take about {_told(eager * steps)}, too few to repay {_told(cost)} of compiling"
         return _decided(choices, False, why)
     compiled, cost = _seconds(model, dataclasses.replace(choices, compile=True), data)
     saved = (eager - compiled) * steps

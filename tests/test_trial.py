@@ -42,7 +42,7 @@ def test_timed_steps_leave_no_trace(recipe: Callable[..., Recipe]) -> None:
 @pytest.mark.parametrize(
     ("eager", "compiled", "count", "on", "words"),
     [
-        (0.1, 0.06, 100, None, "100 steps take about 10 s, too few to repay a minute of compiling"),
+        (0.1, 0.06, 100, None, "100 steps take about 10 s, too few to repay 60 s of compiling"),
         (0.1, 0.06, 100_000, True, "60.0 ms compiled and 100.0 ms eager, compiling took 30 s; 100,000 steps save about 67 min"),
         (0.1, 0.0999, 100_000, False, "that is not repaid in 100,000 steps"),
         (0.1, 0.2, 100_000, False, "that is not repaid in 100,000 steps"),
