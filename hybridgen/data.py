@@ -251,12 +251,16 @@ class Batches:
         self.resident = _bytes(arrays.x) < _room(device)
         self.x = arrays.x.to(device) if self.resident else arrays.x
         self.beside = arrays.beside(slice(None), spec, device)
-        self.last = channels_last and spec.kind == "image"
         self.spec, self.batch_size, self.seed, self.device, self.flip = spec, batch_size, seed, device, flip
         self.count = len(arrays)
         self.per_epoch = self.count // batch_size
         self._order = lru_cache(2)(self._order)  # type: ignore[method-assign]
         self._ahead = None if self.resident else Ahead(self._read)
+        self.lay_out(channels_last)
+
+    def lay_out(self, channels_last: bool) -> None:
+        """Pictures come as `b h w c` in memory from now on, or as they are stored."""
+        self.last = channels_last and self.spec.kind == "image"
 
     def batch(self, index: int) -> dict[str, Tensor]:
         """Batch `index` (from 0): `x` in model space, `label` and `factors` where the data have them."""

@@ -108,12 +108,17 @@ def _precision(wanted: str, on_gpu: bool, parameters: int) -> tuple[str, str]:
 
 def _layout(precision: str, on_gpu: bool, modules: Sequence[nn.Module]) -> tuple[bool, str]:
     """Whether channels-last pays: on CPUs for float32 convolutions too, unless batch norm, which is slow in it, eats that."""
-    layers = [type(layer) for module in modules for layer in module.modules()]
-    if not any(issubclass(kind, (nn.Conv2d, nn.ConvTranspose2d)) for kind in layers):
+    if not has_convolutions(modules):
         return False, ""
     if precision in AUTOCAST:
         return True, f"convolutions in {precision} are made for it"
-    return not on_gpu and not any(issubclass(kind, nn.BatchNorm2d) for kind in layers), "convolutions on CPUs are faster in it"
+    normalised = any(isinstance(layer, nn.BatchNorm2d) for module in modules for layer in module.modules())
+    return not on_gpu and not normalised, "convolutions on CPUs are faster in it"
+
+
+def has_convolutions(modules: Iterable[nn.Module]) -> bool:
+    """Whether a layout of pictures matters to them."""
+    return any(isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) for module in modules for layer in module.modules())
 
 
 @cache

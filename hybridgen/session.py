@@ -18,13 +18,13 @@ from hybridgen.events import EventLog, read_events, truncate_after
 from hybridgen.examples import source_of
 from hybridgen.model import Model, build, construct, load_parts, told
 from hybridgen.notes import noting, told_place
-from hybridgen.precision import Choices, choose, numerics
+from hybridgen.precision import Choices, choose, has_convolutions, numerics
 from hybridgen.recipe import Recipe
 from hybridgen.record import Record
 from hybridgen.report import make_reporter
 from hybridgen.run_folder import RunFolder
 from hybridgen.step import Training
-from hybridgen.trial import choose_compile
+from hybridgen.trial import choose_compile, choose_layout
 
 
 @dataclass
@@ -81,6 +81,16 @@ class Session:
                 tell(text, done, total)
 
 
+def laid_out(model: Model, choices: Choices) -> Model:
+    """The model on its device and in its layout, its large convolutions told to choose (convolution.py)."""
+    device = torch.device(choices.device)
+    for module in model.parts.values():
+        module.to(device).to(memory_format=choices.memory_format)  # type: ignore[call-overload]
+    if device.type == "cpu" and choices.autocast is None:
+        convolution.install(model.parts.values())
+    return model
+
+
 class Prepared:
     """Data and model of a recipe: everything that can fail before a run folder exists."""
 
@@ -90,12 +100,8 @@ class Prepared:
         self.spec: SampleSpec = source.describe()
         self.model = build(recipe, self.spec)
         size = sum(self.model.counts().values())
-        self.choices = chosen = choices or choose(recipe.train, size, self.model.parts.values())
+        self.choices = choices or choose(recipe.train, size, self.model.parts.values())
         device = torch.device(self.choices.device)
-        for module in self.model.parts.values():
-            module.to(device).to(memory_format=self.choices.memory_format)  # type: ignore[call-overload]
-        if device.type == "cpu" and self.choices.autocast is None:
-            convolution.install(self.model.parts.values())
         splits = open_data(source, recipe.data)
         self.notes = tuple(getattr(source, "notes", ()))  # what loading left out
         self.data = Batches(
@@ -107,6 +113,10 @@ class Prepared:
             flip=recipe.data.flip,
             channels_last=self.choices.channels_last,
         )
+        if choices is None and recipe.train.layout == "auto" and has_convolutions(self.model.parts.values()):
+            with noting(recipe, self.model.parts), self.numerics():
+                self.choices = choose_layout(lambda tried: laid_out(build(recipe, self.spec), tried), self.choices, self.data)
+        laid_out(self.model, self.choices)
         held_out = splits.get("validation")
         self.validation = held_out if held_out is not None and len(held_out.x) else None
         labels = splits["train"].label
@@ -116,7 +126,7 @@ class Prepared:
         )
         if choices is None and recipe.train.compile == "auto":
             with noting(recipe, self.model.parts), self.numerics():
-                self.choices = choose_compile(self.model, chosen, self.data)
+                self.choices = choose_compile(self.model, self.choices, self.data)
         self.state = Training(self.model, self.choices)
         self.splits = splits
         self.evaluation = prepare(self.model, frequencies=self.frequencies)

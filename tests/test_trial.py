@@ -91,3 +91,45 @@ def test_the_first_step_says_nothing_of_the_others(
         done.clear()
         assert trial._seconds(model, choices, DATA) == (pytest.approx(others), pytest.approx(first))
         assert done == list(range(1, taken + 1))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "count", "last", "words"),
+    [
+        (
+            {False: 1.0, True: 0.9},
+            1000,
+            True,
+            "layout channels-last: a step takes 1000.0 ms contiguous and 900.0 ms channels-last",
+        ),
+        (
+            {False: 1.0, True: 0.97},
+            1000,
+            False,
+            "layout contiguous: a step takes 1000.0 ms contiguous and 970.0 ms channels-last",
+        ),
+        ({False: 1.0}, 500, False, ""),  # ten minutes are not reached: the other is not tried
+    ],
+)
+def test_a_long_run_takes_the_faster_layout(
+    seconds: dict[bool, float],
+    count: int,
+    last: bool,
+    words: str,
+    recipe: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build(recipe(VAGAN, f"train.steps={count}"), SPEC)
+    data = Batches(Arrays(torch.zeros(64, 1, 8, 8, dtype=torch.uint8)), SPEC, 8, 0, torch.device("cpu"))
+    made: list[bool] = []
+
+    def timed(_: Any, choices: Any, batches: Any) -> tuple[float, float]:
+        assert choices.channels_last == made[-1] == batches.last
+        return seconds[choices.channels_last], 9.0
+
+    monkeypatch.setattr(trial, "_seconds", timed)
+    given = replace(EAGER, notes=("first", "layout guessed"))
+    found = trial.choose_layout(lambda choices: made.append(choices.channels_last) or model, given, data)
+    assert made == list(seconds)
+    assert (found.channels_last, data.last) == (last, last)
+    assert found.notes == (("first", words) if words else given.notes)
