@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from hybridgen.environment import cpu_name
 from hybridgen.errors import UserError
@@ -234,9 +235,22 @@ def flops(prepared: Prepared) -> float:
     """Floating-point operations of one step's matrix products and convolutions, forward and backward, counted by torch."""
     eager = Training(prepared.model, dataclasses.replace(prepared.choices, compile=False))
     counted = Steps(prepared, eager)
-    with FlopCounterMode(display=False) as counter:
+    with Counter() as counter:
         counted()
-    return float(counter.get_total_flops())
+    return float(counter.operations)
+
+
+class Counter(TorchDispatchMode):
+    """Adds up operations by torch's formulas. Its own FlopCounterMode hooks modules too, which a penalty's gradient breaks."""
+
+    operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.operations += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def peak(choices: Choices, size: int = 1024) -> dict[str, float]:
