@@ -6,6 +6,7 @@ A run that would be over before a trial is repaid starts at once. A longer one i
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 
@@ -40,12 +41,12 @@ def choose_layout(make: Callable[[Choices], Model], choices: Choices, data: Batc
         return choices
     model = make(choices)
     steps = model.recipe.train.steps
-    guess, _ = _seconds(model, choices, data)
+    guess, _ = _seconds(model, choices, data, LONG)
     if guess * steps < LONG:
         return choices
     other = dataclasses.replace(choices, channels_last=not choices.channels_last)
     data.lay_out(other.channels_last)
-    found, _ = _seconds(make(other), other, data)
+    found, _ = _seconds(make(other), other, data, 0.0)
     taken = other if found < (1 - GAIN) * guess else choices
     data.lay_out(taken.channels_last)
     names = [("channels-last" if c.channels_last else "contiguous") for c in (taken, choices, other)]
@@ -57,13 +58,14 @@ def choose_layout(make: Callable[[Choices], Model], choices: Choices, data: Batc
 def choose_compile(model: Model, choices: Choices, data: Batches) -> Choices:
     """`choices` with compilation decided, and a note of the figures that decided it."""
     steps = model.recipe.train.steps
-    eager, _ = _seconds(model, choices, data)
-    hoped = HOPE.get(torch.device(choices.device).type, 0.0) * eager * steps
+    hope = HOPE.get(torch.device(choices.device).type, 0.0)
     cost = COST * len(model.planner(choices.autocast).plan(model.terms).phases)
+    eager, _ = _seconds(model, choices, data, cost / hope if hope else math.inf)
+    hoped = hope * eager * steps
     if hoped < cost:
         why = f"{steps:,} steps take about {_told(eager * steps)}, too few to repay {_told(cost)} of compiling"
         return _decided(choices, False, why)
-    compiled, cost = _seconds(model, dataclasses.replace(choices, compile=True), data)
+    compiled, cost = _seconds(model, dataclasses.replace(choices, compile=True), data, 0.0)
     saved = (eager - compiled) * steps
     figures = f"a step takes {1e3 * compiled:.1f} ms compiled and {1e3 * eager:.1f} ms eager, compiling took {_told(cost)}"
     if saved > cost:
@@ -76,9 +78,10 @@ def _decided(choices: Choices, compiled: bool, why: str) -> Choices:
     return dataclasses.replace(choices, compile=compiled, notes=(*choices.notes, note))
 
 
-def _seconds(model: Model, choices: Choices, data: Batches) -> tuple[float, float]:
+def _seconds(model: Model, choices: Choices, data: Batches, short: float) -> tuple[float, float]:
     """Seconds of a step and of the first one, which compiles, or times convolutions, and so says nothing of the others.
 
+    short: seconds that a run must take to be worth more than one such step.
     Nothing of it stays: weights, statistics and random streams are put back.
     """
     count = model.recipe.train.critic_steps
@@ -90,7 +93,7 @@ def _seconds(model: Model, choices: Choices, data: Batches) -> tuple[float, floa
             train_step(state, data.of_step(step, count), step)
             state.fault()  # waits for the device
             taken.append(time.perf_counter() - began)
-            if step > 1 and sum(taken[1:]) > PATIENCE:
+            if step > 1 and (sum(taken[1:]) > PATIENCE or taken[-1] * model.recipe.train.steps < short):
                 break
     return min(taken[1:]), taken[0]
 

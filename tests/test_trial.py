@@ -59,7 +59,7 @@ def test_the_faster_is_taken_if_it_is_repaid(
 ) -> None:
     asked: list[bool] = []
 
-    def seconds(model: Any, choices: Any, data: Any) -> tuple[float, float]:
+    def seconds(model: Any, choices: Any, data: Any, short: float) -> tuple[float, float]:
         asked.append(choices.compile)
         return (compiled, 30.0) if choices.compile else (eager, 1.0)
 
@@ -72,11 +72,13 @@ def test_the_faster_is_taken_if_it_is_repaid(
     assert words in found.notes[1]
 
 
-@pytest.mark.parametrize(("first", "others", "taken"), [(9.0, 3.0, 2), (9.0, 0.9, 4), (9.0, 0.1, 20)])
+@pytest.mark.parametrize(
+    ("first", "others", "short", "taken"), [(9.0, 3.0, 0.0, 2), (9.0, 0.9, 0.0, 4), (9.0, 0.1, 0.0, 20), (9.0, 0.1, 99.0, 2)]
+)
 def test_the_first_step_says_nothing_of_the_others(
-    first: float, others: float, taken: int, recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+    first: float, others: float, short: float, taken: int, recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It compiles, or times convolutions; a slow recipe is timed on one more, whether compiled or eager."""
+    """It compiles, or times convolutions; a slow recipe, or a short run, is timed on one more."""
     now = [0.0]
     done: list[int] = []
 
@@ -86,10 +88,10 @@ def test_the_first_step_says_nothing_of_the_others(
 
     monkeypatch.setattr(trial, "train_step", one_step)
     monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
-    model = build(recipe(VAGAN), SPEC)
+    model = build(recipe(VAGAN, "train.steps=10"), SPEC)
     for choices in (EAGER, replace(EAGER, compile=True)):
         done.clear()
-        assert trial._seconds(model, choices, DATA) == (pytest.approx(others), pytest.approx(first))
+        assert trial._seconds(model, choices, DATA, short) == (pytest.approx(others), pytest.approx(first))
         assert done == list(range(1, taken + 1))
 
 
@@ -123,7 +125,7 @@ def test_a_long_run_takes_the_faster_layout(
     data = Batches(Arrays(torch.zeros(64, 1, 8, 8, dtype=torch.uint8)), SPEC, 8, 0, torch.device("cpu"))
     made: list[bool] = []
 
-    def timed(_: Any, choices: Any, batches: Any) -> tuple[float, float]:
+    def timed(_: Any, choices: Any, batches: Any, short: float) -> tuple[float, float]:
         assert choices.channels_last == made[-1] == batches.last
         return seconds[choices.channels_last], 9.0
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from hybridgen.data import Arrays, SampleSpec
 
@@ -28,6 +31,20 @@ class Digits:
         )
 
     def load(self) -> dict[str, Arrays]:
-        bunch = load_digits()
-        x = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)  # n 1 8 8
-        return {"train": Arrays(x, torch.from_numpy(bunch.target).long())}
+        rows = torch.from_numpy(_rows())
+        x = rows[:, :-1].reshape(-1, 1, 8, 8).contiguous()
+        return {"train": Arrays(x, rows[:, -1].long())}
+
+
+def _rows() -> np.ndarray:
+    """64 pixels and the class of each digit, uint8: read from scikit-learn's file, for importing scikit-learn takes two seconds
+    that a run would spend before its first step."""
+    found = find_spec("sklearn")
+    for folder in (found.submodule_search_locations if found else None) or ():
+        path = Path(folder, "datasets", "data", "digits.csv.gz")
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    from sklearn.datasets import load_digits  # wherever it keeps the file
+
+    bunch = load_digits()
+    return np.column_stack([bunch.data, bunch.target]).astype(np.uint8)

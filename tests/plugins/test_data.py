@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -317,3 +319,23 @@ def test_folders_without_pictures(tmp_path: Path) -> None:
 def test_descriptions_survive_json(data: Digits | Toy2d) -> None:
     spec = data.describe()
     assert SampleSpec.from_dict(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_digits_are_scikit_learns(moved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read without importing it, and through it where its file isn't where it was."""
+    from sklearn.datasets import load_digits
+
+    from hybridgen_data import digits
+
+    if moved:
+        monkeypatch.setattr(digits, "find_spec", lambda _: None)
+    bunch, arrays = load_digits(), digits.Digits().load()["train"]
+    assert torch.equal(arrays.x[:, 0].double(), torch.from_numpy(bunch.images))
+    assert torch.equal(arrays.label, torch.from_numpy(bunch.target).long())
+    assert arrays.x.dtype == torch.uint8
+
+
+def test_digits_are_there_before_scikit_learn() -> None:
+    code = "import sys; from hybridgen_data.digits import Digits; Digits().load(); sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
