@@ -34,4 +34,4 @@ def faults(word: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_freed_memory_is_not_faulted_in_again() -> None:
-    assert faults("keep") < 200 < faults("leave")
+    assert faults("keep") < faults("leave") / 4  # the kernel may take some back for reasons of its own
