@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,26 +57,26 @@ class ChoosingConv2d(nn.Conv2d):
     """A convolution that may take its gradients from matrix products."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if _in_training(input, weight):
-            padding = cast("Pair", self.padding)  # no word: see _plain
-            shape = Shape(False, input.shape, weight.shape, self.stride, padding, (0, 0), _last(input))
-            by = products(shape)
-            if any(by):
-                return _ByProduct.apply(input, weight, bias, shape, by)
-        return super()._conv_forward(input, weight, bias)
+        found = _by_product(self, input, weight, bias)
+        return super()._conv_forward(input, weight, bias) if found is None else found
 
 
 class ChoosingConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution that may be a matrix product, and take its weight's gradient from one."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if output_size is None and _in_training(input, self.weight):
-            padding, more = cast("Pair", self.padding), self.output_padding  # no word: see _plain
-            shape = Shape(True, input.shape, self.weight.shape, self.stride, padding, more, _last(input))
-            by = products(shape)
-            if any(by):
-                return _ByProduct.apply(input, self.weight, self.bias, shape, by)
-        return super().forward(input, output_size)
+        found = _by_product(self, input, self.weight, self.bias) if output_size is None else None
+        return super().forward(input, output_size) if found is None else found
+
+
+def _by_product(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """What a layer computes, where a product is the faster way to some of it in training; else nothing."""
+    if not _in_training(x, weight):
+        return None
+    transposed = isinstance(layer, nn.ConvTranspose2d)
+    shape = Shape(transposed, x.shape, weight.shape, layer.stride, layer.padding, layer.output_padding, _last(x))
+    by = products(shape)
+    return _ByProduct.apply(x, weight, bias, shape, by) if any(by) else None
 
 
 class Shape(NamedTuple):

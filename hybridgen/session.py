@@ -113,10 +113,12 @@ class Prepared:
             flip=recipe.data.flip,
             channels_last=self.choices.channels_last,
         )
+        laid_out(self.model, self.choices)
         if choices is None and recipe.train.layout == "auto" and has_convolutions(self.model.parts.values()):
             with noting(recipe, self.model.parts), self.numerics():
-                self.choices = choose_layout(lambda tried: laid_out(build(recipe, self.spec), tried), self.choices, self.data)
-        laid_out(self.model, self.choices)
+                self.model, self.choices = choose_layout(
+                    self.model, lambda other: laid_out(build(recipe, self.spec), other), self.choices, self.data
+                )
         held_out = splits.get("validation")
         self.validation = held_out if held_out is not None and len(held_out.x) else None
         labels = splits["train"].label

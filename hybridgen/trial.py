@@ -27,32 +27,31 @@ HOPE = {"cpu": 0.25, "cuda": 0.5}
 TRIED, PATIENCE = 20, 2.0
 """Steps that are timed, the quickest of which counts, and the seconds after which one beside the first is enough."""
 
-
 LONG, GAIN = 600.0, 0.05
 """Seconds from which a run is long enough to be timed in the other layout, and the share that this must save."""
 
 
-def choose_layout(make: Callable[[Choices], Model], choices: Choices, data: Batches) -> Choices:
-    """`choices` with the layout that was the faster one, on a CPU; which that is differs between processors.
+def choose_layout(model: Model, make: Callable[[Choices], Model], choices: Choices, data: Batches) -> tuple[Model, Choices]:
+    """The model in the layout that was the faster one, on a CPU, and the choices with it; which it is differs by processor.
 
-    make: a model of its own in the layout that it is given: what was once laid out otherwise may keep strides of it.
+    make: builds the same model in another layout: what was once laid out otherwise may keep strides of it.
     """
     if torch.device(choices.device).type != "cpu" or choices.autocast is not None:
-        return choices
-    model = make(choices)
+        return model, choices
     steps = model.recipe.train.steps
     guess, _ = _seconds(model, choices, data, LONG)
     if guess * steps < LONG:
-        return choices
+        return model, choices
     other = dataclasses.replace(choices, channels_last=not choices.channels_last)
     data.lay_out(other.channels_last)
-    found, _ = _seconds(make(other), other, data, 0.0)
-    taken = other if found < (1 - GAIN) * guess else choices
+    made = make(other)
+    found, _ = _seconds(made, other, data, 0.0)
+    model, taken = (made, other) if found < (1 - GAIN) * guess else (model, choices)
     data.lay_out(taken.channels_last)
     names = [("channels-last" if c.channels_last else "contiguous") for c in (taken, choices, other)]
     note = f"layout {names[0]}: a step takes {1e3 * guess:.1f} ms {names[1]} and {1e3 * found:.1f} ms {names[2]}"
     notes = [earlier for earlier in choices.notes if not earlier.startswith("layout ")]
-    return dataclasses.replace(taken, notes=(*notes, note))
+    return model, dataclasses.replace(taken, notes=(*notes, note))
 
 
 def choose_compile(model: Model, choices: Choices, data: Batches) -> Choices:

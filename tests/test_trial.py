@@ -121,17 +121,20 @@ def test_a_long_run_takes_the_faster_layout(
     recipe: Callable[..., Recipe],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = build(recipe(VAGAN, f"train.steps={count}"), SPEC)
+    models = {of: build(recipe(VAGAN, f"train.steps={count}"), SPEC) for of in (False, True)}
     data = Batches(Arrays(torch.zeros(64, 1, 8, 8, dtype=torch.uint8)), SPEC, 8, 0, torch.device("cpu"))
-    made: list[bool] = []
+    asked: list[bool] = []
 
-    def timed(_: Any, choices: Any, batches: Any, short: float) -> tuple[float, float]:
-        assert choices.channels_last == made[-1] == batches.last
+    def timed(model: Any, choices: Any, batches: Any, short: float) -> tuple[float, float]:
+        assert choices.channels_last == batches.last
+        assert model is models[batches.last]
+        asked.append(batches.last)
         return seconds[choices.channels_last], 9.0
 
     monkeypatch.setattr(trial, "_seconds", timed)
     given = replace(EAGER, notes=("first", "layout guessed"))
-    found = trial.choose_layout(lambda choices: made.append(choices.channels_last) or model, given, data)
-    assert made == list(seconds)
+    model, found = trial.choose_layout(models[False], lambda choices: models[choices.channels_last], given, data)
+    assert asked == list(seconds)
+    assert model is models[last]
     assert (found.channels_last, data.last) == (last, last)
     assert found.notes == (("first", words) if words else given.notes)

@@ -210,4 +210,7 @@ def wgan_gp(prepared: Prepared, draw: Draw = noise) -> Callable[[Batches], dict[
     return step
 
 
+COMPILED = {"vae-digits", "vae-mlp"}
+"""Those that compile their losses where the choices say so."""
+
 LOOPS = {"vae-digits": vae, "vae-mlp": vae, "dcgan": gan, "vagan-digits": vagan, "wgan-gp": wgan_gp}

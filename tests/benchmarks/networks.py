@@ -35,7 +35,7 @@ def judged(body: Iterable[nn.Module], to_logit: nn.Module, x: Tensor) -> tuple[T
     for layer in body:
         x = layer(x)
         features.append(x)
-    return to_logit(x if isinstance(to_logit, nn.Sequential) else x.flatten(1)).flatten(), features
+    return to_logit(x).flatten(), features
 
 
 class Generator64(nn.Module):
@@ -118,7 +118,7 @@ class Critic28(nn.Module):
         self.body = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 4, 2, 1), act) for (a, b), act in zip(pairwise(sizes), rectifiers, strict=True)
         )
-        self.to_logit = nn.Linear(8 * width, 1)
+        self.to_logit = nn.Sequential(nn.Flatten(), nn.Linear(8 * width, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         return judged(self.body, self.to_logit, x)

@@ -31,7 +31,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.examples import EXAMPLES
-from benchmarks.loops import LOOPS
+from benchmarks.loops import COMPILED, LOOPS
 from benchmarks.networks import PLUGIN
 
 from hybridgen.allocator import keep_freed_memory
@@ -158,17 +158,17 @@ def measure(name: str, contenders: list[str], rounds: int, threads: int, python:
         np.save(folder / "x.npy", pictures)
         auto = prepared(work, folder, None, threads, average="pythae" not in contenders)  # pythae keeps no average
         runs: dict[str, Callable[[], Any]] = {"auto": Steps(auto)}
-        for contender in contenders:
+        if "pythae" in contenders:
+            runs["pythae"] = stack.enter_context(pythae(python, name, work.batch, work.steps, threads))
+        for contender in (c for c in contenders if c != "pythae"):
             made = prepared(
                 work, folder, replace(eager, channels_last=contender == "best", compile=contender == "compiled"), threads
             )
             if contender == "example" and work.example:
                 runs["example"] = example(work, made, folder)
-            elif contender == "pythae":
-                runs["pythae"] = stack.enter_context(pythae(python, name, work.batch, work.steps, threads))
             elif contender == "off":
                 runs["off"] = Steps(made)
-            elif contender in ("plain", "best", "compiled") and work.loop:
+            elif (contender in ("plain", "best") and work.loop) or (contender == "compiled" and work.loop in COMPILED):
                 runs[contender] = by_hand(LOOPS[work.loop], made)
         taken: dict[str, list[float]] = {key: [] for key in runs}
         for round_ in range(rounds + 1):
