@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -168,29 +169,44 @@ def test_kill_at_twenty_random_moments(tmp_path: Path) -> None:
     """However often a run is killed, wherever it was, `resume --auto` goes on and ends bit-equal."""
     often = ["train.checkpoint_every=50", "train.log_every=50", "train.evaluate_every=500", "train.samples_every=1000"]
     # two runs are compared, and `auto` may compile one of so many steps and not the other when the machine is busy
-    chosen = [*overrides("vagan-digits", 15000, tmp_path), *often, "train.compile=false"]
+    chosen = [*overrides("vagan-digits", 6000, tmp_path), *often, "train.compile=false"]
     whole = train("vagan-digits", chosen, runs=tmp_path / "whole").path
     runs = tmp_path / "killed"
     moments = random.Random(0)
-    kills = 0
-    while True:
-        afresh = command("run", "vagan-digits", *chosen, "--runs", str(runs))
-        verb = afresh if latest_unfinished(runs) is None else command("resume", "--auto", "--runs", str(runs))
-        process = subprocess.Popen(verb, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        try:
-            # a process takes about 3 s to its first step; a kill may fall before it, in a step, or into a checkpoint
-            process.wait(timeout=moments.uniform(2.0, 4.5) if kills < 20 else 300)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            kills += 1
+    for kill in range(20):
+        process = start(chosen, runs)
+        # The moment is counted from a step that the run must have reached, for what a second does differs by machine: it
+        # falls into a step, a checkpoint or an evaluation, and each fourth before the first step.
+        while kill % 4 and process.poll() is None and steps_logged(runs) < kill * 250:
+            pause(process, 0.05)
+        pause(process, moments.uniform(0.0, 2.0) if kill % 4 == 0 else moments.uniform(0.0, 0.5))
+        process.kill()
         _, errors = process.communicate()
-        if process.returncode == 0:
-            break
         assert process.returncode == -signal.SIGKILL, errors
+    process = start(chosen, runs)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     done = list_runs(runs)
     assert [info.status for info in done] == ["done"]
     assert_bit_equal(final(whole), final(done[0].path))
-    assert kills == 20
+
+
+def start(chosen: list[str], runs: Path) -> subprocess.Popen[str]:
+    """The run, or what goes on with it once its folder is there."""
+    afresh = command("run", "vagan-digits", *chosen, "--runs", str(runs))
+    verb = afresh if latest_unfinished(runs) is None else command("resume", "--auto", "--runs", str(runs))
+    return subprocess.Popen(verb, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def pause(process: subprocess.Popen[str], seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=seconds)
+
+
+def steps_logged(runs: Path) -> int:
+    """The step of the last row that any run in the folder wrote."""
+    rows = [event for file in runs.glob("*/metrics.jsonl") for event in read_events(file) if event["event"] == "row"]
+    return max((event["step"] for event in rows), default=0)
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
