@@ -134,9 +134,12 @@ def _apply(merged: Merged, values: Mapping[str, Any], source: Source) -> None:
 
 def _merge_table(merged: Merged, path: tuple[str, ...], into: dict[str, Any], values: Mapping[str, Any], origin: Any) -> None:
     if _is_component(path) and "use" in values and values["use"] != into.get("use"):
-        for key in [k for k in into if k not in SURVIVES]:
+        old = {key: ".".join((*path, key)) for key in into if key not in SURVIVES}
+        for key, name in old.items():
+            if origin(path) == merged.origins.get(name) == COMMAND_LINE:
+                continue  # overrides have no order: `latent.dim=2 latent.use=gaussian` means both
             del into[key]
-            merged.forget(".".join((*path, key)))
+            merged.forget(name)
     for key, value in values.items():
         here = (*path, key)
         dotted = ".".join(here)

@@ -114,6 +114,15 @@ def test_a_new_use_drops_the_options_of_what_it_replaces_and_keeps_reserved_keys
     assert same.critics["main"].options["width"] == 16
 
 
+@pytest.mark.parametrize("last", ["latent.dim=3", "latent.use=deterministic"])
+def test_overrides_of_one_component_have_no_order(last: str, recipe: Load) -> None:
+    """What a new `use` drops is what the recipe had, not what was typed beside it."""
+    both = ("latent.use=deterministic", "latent.dim=3")
+    latent = recipe(VAGAN, *sorted(both, key=last.__eq__)).latent
+    assert latent is not None
+    assert (latent.component.name, latent.options["dim"]) == ("deterministic", 3)
+
+
 def test_a_child_changes_adds_and_removes(tmp_path: Path, registry: Registry) -> None:
     (tmp_path / "parent.toml").write_text(VAGAN)
     (tmp_path / "child.toml").write_text(
