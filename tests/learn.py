@@ -238,8 +238,9 @@ LONGER = {**FASTER, "train.steps": 9000, "train.critic_steps": 2, "loss.penalty.
 WIDE = {"decoder.width": 256, "discriminator.width": 256}
 """The leaps between many modes, and the edges of all, want a network that can be steep."""
 
-LONG = {**FASTER, "encoder.width": 256, "decoder.width": 256, "train.steps": 9000, "train.evaluate_every": 3000}
-"""25 modes for a hybrid."""
+BROAD = {"encoder.width": 256, "decoder.width": 256}
+LONG = {**FASTER, **BROAD, "train.steps": 9000, "train.evaluate_every": 3000}
+"""25 modes for a hybrid, or 8 for a critic of pairs."""
 
 ENCODED = {
     **{key: given for key, given in POINTS.items() if not key.startswith("discriminator.")},
@@ -251,22 +252,15 @@ ENCODED = {
 """The same for a hybrid, whose critics have tables of their own."""
 
 
-def critic(path: str = "discriminator", gamma: float = 0.01) -> dict[str, Any]:
+def critic(path: str = "discriminator", *, use: str = "mlp", width: int = 128, gamma: float = 0.01) -> dict[str, Any]:
     """Overrides that make a critic of pictures one of points: flat at samples, but not so flat that it sees no edges."""
     name = {} if path == "discriminator" else {"loss.flat.discriminator": path.rpartition(".")[2]}
-    shape = {f"{path}.use": "mlp", f"{path}.width": 128, f"{path}.depth": 3}
+    shape = {f"{path}.use": use, f"{path}.width": width, f"{path}.depth": 3}
     return {**shape, "loss.flat.use": "r1-r2", "loss.flat.gamma": gamma, **name}
 
 
 PICTURES = critic("discriminator.pictures")
-JOINT = {
-    **critic(gamma=0.005),
-    "discriminator.use": "mlp-joint",
-    "discriminator.width": 256,
-    "encoder.width": 256,
-    "decoder.width": 256,
-    "optim.betas": [0.0, 0.99],
-}
+JOINT = {**critic(use="mlp-joint", width=256, gamma=0.005), "optim.betas": [0.0, 0.99]}
 """A game of pairs goes in circles with momentum: at 0.5, ALI on the ring had 0.95 good samples in one seed, 0.48 in another."""
 ALPHA = {"loss.reconstruction.weight": 0.5, "loss.codes.weight": 0.2}
 TWO = {"loss.reconstruction.learn_scale": False, "loss.reconstruction.scale": 0.15, "loss.pictures.weight": 40}
@@ -352,7 +346,7 @@ STUDIES: dict[str, Study] = {
         "vagan-mlp-2d", good("grid"), {"data.shape": "grid", "data.modes": 25, **WIDE, "train.steps": 9000}
     ),
     "vae-gan-larsen": Study("vae-gan-larsen", (*CLASSES, error(1.2))),
-    "vae-gan-larsen-grid": on("grid", "vae-gan-larsen", critic(gamma=0.02), {"discriminator.width": 256}, LONG, base=ENCODED),
+    "vae-gan-larsen-grid": on("grid", "vae-gan-larsen", critic(width=256, gamma=0.02), LONG, base=ENCODED),
     "vae-gan-larsen-ring": on("ring", "vae-gan-larsen", critic(gamma=0.02), base=ENCODED),
     "aae": Study("aae", (error(0.8, 8), MISMATCH, *CLASSES)),
     "aae-no-critic": Study(
@@ -366,16 +360,10 @@ STUDIES: dict[str, Study] = {
     "bigan-ring": on("ring", "bigan", JOINT, LONG, base=ENCODED),
     "ali": Study("ali", (*CLASSES, error(4.0))),
     "ali-grid": on("grid", "ali", JOINT, LONG, base=ENCODED),
-    "ali-ring": on("ring", "ali", JOINT, {"train.steps": 8000, "train.evaluate_every": 4000}, base=ENCODED),
+    "ali-ring": on("ring", "ali", JOINT, BROAD, {"train.steps": 8000, "train.evaluate_every": 4000}, base=ENCODED),
     "alpha-gan": Study("alpha-gan", (*CLASSES, error(1.0))),
     "alpha-gan-grid": on(
-        "grid",
-        "alpha-gan",
-        critic("discriminator.pictures", 0.005),
-        {"discriminator.pictures.width": 256},
-        ALPHA,
-        LONG,
-        base=ENCODED,
+        "grid", "alpha-gan", critic("discriminator.pictures", width=256, gamma=0.005), ALPHA, LONG, base=ENCODED
     ),
     "alpha-gan-ring": on("ring", "alpha-gan", PICTURES, ALPHA, base=ENCODED),
     "vqgan": Study("vqgan", (error(1.0), Bound("codes in use", value("codebook.usage"), at_least=0.5))),
@@ -383,7 +371,7 @@ STUDIES: dict[str, Study] = {
     "soft-intro-vae": Study("soft-intro-vae", (*CLASSES, error(0.9))),
     "cvae-gan": Study("cvae-gan", (*CLASSES, OBEDIENT, error(1.5))),
     "two-critics": Study("two-critics", (*CLASSES, error(1.0))),
-    "two-critics-grid": on("grid", "two-critics", PICTURES, {"discriminator.pictures.width": 256}, TWO, LONG, base=ENCODED),
+    "two-critics-grid": on("grid", "two-critics", critic("discriminator.pictures", width=256), TWO, LONG, base=ENCODED),
     "two-critics-ring": on("ring", "two-critics", PICTURES, TWO, base=ENCODED),
 }
 

@@ -177,9 +177,10 @@ def test_kill_at_twenty_random_moments(tmp_path: Path) -> None:
         process = start(chosen, runs)
         # The moment is counted from a step that the run must have reached, for what a second does differs by machine: it
         # falls into a step, a checkpoint or an evaluation, and each fourth before the first step.
-        while kill % 4 and process.poll() is None and steps_logged(runs) < kill * 250:
+        early = kill % 4 == 0
+        while not early and process.poll() is None and steps_logged(runs) < kill * 250:
             pause(process, 0.05)
-        pause(process, moments.uniform(0.0, 2.0) if kill % 4 == 0 else moments.uniform(0.0, 0.5))
+        pause(process, moments.uniform(0.0, 2.0 if early else 0.5))
         process.kill()
         _, errors = process.communicate()
         assert process.returncode == -signal.SIGKILL, errors
