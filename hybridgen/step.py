@@ -140,14 +140,17 @@ class Training:
 
     def variant(self, step: int) -> tuple[Plan, dict[str, PhaseFunction], dict[str, Tensor]]:
         """The phases for the terms that take part in this step, compiled once each, and their weights as tensors."""
-        steps = self.train.steps
-        active = tuple(term for term in self.model.terms if term.due(step, steps))
+        active = self.active(step)
         key = tuple(term.label for term in active)
         if key not in self.variants:
             plan = self.planner.plan(active)
             self.variants[key] = plan, functions(plan, self._wrap)
         plan, phase = self.variants[key]
         return plan, phase, self._weights(active, step)
+
+    def active(self, step: int) -> tuple[Term, ...]:
+        """The terms that take part in this step."""
+        return tuple(term for term in self.model.terms if term.due(step, self.train.steps))
 
     def _weights(self, active: tuple[Term, ...], step: int) -> dict[str, Tensor]:
         if not active:

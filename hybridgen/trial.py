@@ -25,7 +25,7 @@ HOPE = {"cpu": 0.25, "cuda": 0.5}
 """The largest share of a step that compiling has been seen to save; a run for which even that is too little has no trial."""
 
 TRIED, PATIENCE = 20, 2.0
-"""Steps that are timed, the quickest of which counts, and the seconds after which one beside the first is enough."""
+"""Steps that are timed, the quickest of which counts, and the seconds after which one beside the first ones is enough."""
 
 LONG, GAIN = 600.0, 0.05
 """Seconds from which a run is long enough to be timed in the other layout, and the share that this must save."""
@@ -78,23 +78,36 @@ def _decided(choices: Choices, compiled: bool, why: str) -> Choices:
 
 
 def _seconds(model: Model, choices: Choices, data: Batches, short: float) -> tuple[float, float]:
-    """Seconds of a step and of the first one, which compiles, or times convolutions, and so says nothing of the others.
+    """Seconds of a step, and those of the first steps, which compile or time convolutions and so say nothing of the others.
+
+    There is a first step of each kind: one with a lazy penalty, say, and one without. The seconds are those of the quickest
+    step of each kind, weighted by how often it comes. A kind that came but once in so few steps doesn't count.
 
     short: seconds that a run must take to be worth more than one such step.
     Nothing of it stays: weights, statistics and random streams are put back.
     """
     count = model.recipe.train.critic_steps
-    taken: list[float] = []
+    first = 0.0
+    taken: dict[tuple[str, ...], list[float]] = {}
     with kept(model.parts), torch.random.fork_rng():
         state = Training(model, choices)
-        for step in range(1, TRIED + 1):
+        kinds = [tuple(term.label for term in state.active(step)) for step in range(1, TRIED + 1)]
+        for step, kind in enumerate(kinds, 1):
             began = time.perf_counter()
             train_step(state, data.of_step(step, count), step)
             state.fault()  # waits for the device
-            taken.append(time.perf_counter() - began)
-            if step > 1 and (sum(taken[1:]) > PATIENCE or taken[-1] * model.recipe.train.steps < short):
+            seconds = time.perf_counter() - began
+            if kind not in taken:
+                taken[kind] = []
+                first += seconds
+                continue
+            taken[kind].append(seconds)
+            if sum(map(sum, taken.values())) > PATIENCE or seconds * model.recipe.train.steps < short:
                 break
-    return min(taken[1:]), taken[0]
+    often = {kind: kinds.count(kind) for kind, found in taken.items() if found}
+    if not often:  # each of so many steps was another kind
+        return first / TRIED, first
+    return sum(often[kind] * min(taken[kind]) for kind in often) / sum(often.values()), first
 
 
 def _told(seconds: float) -> str:

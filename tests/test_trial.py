@@ -22,6 +22,9 @@ DROPS = VAGAN.replace('[discriminator]\nuse = "mlp"\nwidth = 16', '[discriminato
     '[decoder]\nuse = "mlp"', '[decoder]\nuse = "mlp"\ndropout = 0.3'
 )
 
+WARM = VAGAN.replace('[loss.kl]\nuse = "kl"', '[loss.kl]\nuse = "kl"\nweight = { from = 0.0, to = 1.0, over = 0.5 }')
+LAZY = f'{WARM}\n[loss.flat]\nuse = "r1-r2"\nevery = 4\n'
+
 
 def test_timed_steps_leave_no_trace(recipe: Callable[..., Recipe]) -> None:
     """Weights, batch statistics, gradients and the default generator: the run is the one without a trial."""
@@ -93,6 +96,25 @@ def test_the_first_step_says_nothing_of_the_others(
         done.clear()
         assert trial._seconds(model, choices, DATA, short) == (pytest.approx(others), pytest.approx(first))
         assert done == list(range(1, taken + 1))
+
+
+def test_each_kind_of_step_has_a_first_and_counts_as_often_as_it_comes(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A penalty in every fourth step and a KL from the second on: three computations, each of which is compiled."""
+    now = [0.0]
+    lazy = build(recipe(LAZY, "train.steps=1000"), SPEC)
+    known: set[tuple[str, ...]] = set()
+
+    def one_step(state: Training, batches: Any, step: int) -> None:
+        kind = tuple(term.label for term in state.active(step))
+        now[0] += (0.3 if "flat.discriminator" in kind else 0.1) if kind in known else 9.0
+        known.add(kind)
+
+    monkeypatch.setattr(trial, "train_step", one_step)
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
+    assert trial._seconds(lazy, EAGER, DATA, 0.0) == (pytest.approx((4 * 0.3 + 15 * 0.1) / 19), pytest.approx(27.0))
+    assert len(known) == 3
 
 
 @pytest.mark.parametrize(
