@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import multiprocessing
+import multiprocessing.process
 import os
 import random
 import re
@@ -21,6 +22,7 @@ from common import VAE, VAGAN, Events
 from PIL import Image
 
 from hybridgen.checkpoint import checkpoints, latest, load_checkpoint
+from hybridgen.cli import main
 from hybridgen.errors import DataError, DivergedError, Interrupted, RecipeError, RunError
 from hybridgen.events import read_events
 from hybridgen.loop import resume, train
@@ -174,34 +176,33 @@ def test_kill_at_twenty_random_moments(tmp_path: Path) -> None:
     runs = tmp_path / "killed"
     moments = random.Random(0)
     for kill in range(20):
-        process = start(chosen, runs)
+        process = started_by_fork(chosen, runs)
         # The moment is counted from a step that the run must have reached, for what a second does differs by machine: it
         # falls into a step, a checkpoint or an evaluation, and each fourth before the first step.
         early = kill % 4 == 0
-        while not early and process.poll() is None and steps_logged(runs) < kill * 250:
-            pause(process, 0.05)
-        pause(process, moments.uniform(0.0, 2.0 if early else 0.5))
+        while not early and process.is_alive() and steps_logged(runs) < kill * 250:
+            process.join(0.05)
+        process.join(moments.uniform(0.0, 0.5))
         process.kill()
-        _, errors = process.communicate()
-        assert process.returncode == -signal.SIGKILL, errors
-    process = start(chosen, runs)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    process = started_by_fork(chosen, runs)
+    process.join()
+    assert process.exitcode == 0
     done = list_runs(runs)
     assert [info.status for info in done] == ["done"]
     assert_bit_equal(final(whole), final(done[0].path))
 
 
-def start(chosen: list[str], runs: Path) -> subprocess.Popen[str]:
-    """The run, or what goes on with it once its folder is there."""
-    afresh = command("run", "vagan-digits", *chosen, "--runs", str(runs))
-    verb = afresh if latest_unfinished(runs) is None else command("resume", "--auto", "--runs", str(runs))
-    return subprocess.Popen(verb, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def pause(process: subprocess.Popen[str], seconds: float) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=seconds)
+def started_by_fork(chosen: list[str], runs: Path) -> multiprocessing.process.BaseProcess:
+    """The run, or what goes on with it once its folder is there, in a process that needn't import torch anew."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hybridgen.loop", "torchmetrics.image.fid", "scipy.stats", "torch._dynamo"])
+    afresh = ["run", "vagan-digits", *chosen, "--runs", str(runs)]
+    verb = afresh if latest_unfinished(runs) is None else ["resume", "--auto", "--runs", str(runs)]
+    process = context.Process(target=main, args=([*verb, "--report", "quiet"],))
+    process.start()
+    return process
 
 
 def steps_logged(runs: Path) -> int:
