@@ -41,10 +41,8 @@ SLOW = (
     "vq-vae",
     "gan-ring",
     "vagan-mlp-2d",
-    "dcgan",
     "infogan",
     "aae",
-    "aae-no-critic",
 )
 
 
@@ -82,12 +80,12 @@ def test_on_fashion_mnist_a_critic_lowers_fid_at_some_cost_in_reconstruction() -
 
 
 def test_wgan_gp_and_r3gan_are_steadier_than_dcgan() -> None:
-    """Closer together over three seeds on digits; on Fashion-MNIST WGAN-GP is better in each seed. R3GAN is not there:
-    34, 46 and 84 with the recipe's optimiser; without momentum and with a rate that falls to 0 it had 60 in the first seed."""
+    """Closer together over three seeds on digits; better in each seed on Fashion-MNIST."""
     games = ("wgan-gp", "r3gan", "dcgan")
     spread = {name: max(found) - min(found) for name in games for found in [over_seeds(name, "FID")]}
     assert max(spread["wgan-gp"], spread["r3gan"]) < 0.6 * spread["dcgan"]
-    assert max(over_seeds("fashion-wgan-gp", "FID")) < min(over_seeds("fashion-dcgan", "FID"))
+    for game in ("fashion-wgan-gp", "fashion-r3gan"):
+        assert max(over_seeds(game, "FID")) < min(over_seeds("fashion-dcgan", "FID"))
 
 
 def test_the_page_shows_the_recorded_figures() -> None:

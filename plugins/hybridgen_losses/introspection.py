@@ -30,7 +30,8 @@ class SoftIntrospective(nn.Module):
     When: in place of `reconstruction`, `kl` and a critic: sharper samples than a VAE's, with reconstructions and an encoder
         that tells data from other things. It wants a pass of each network more than a VAE and a critic.
     Healthy: the generator's term falls as a VAE's does; the discriminator's settles a little above its real part: the
-        exponential stays between 0.05 and 0.5. At 0 the encoder has won: a smaller `beta_neg`; at 1 it sees no difference.
+        exponential stays between 0.05 and 0.5. At 0 the encoder has won: a smaller `beta_neg` or `alpha`; at 1 it sees no
+        difference.
     Source: Daniel & Tamar 2020 (arXiv:2012.13253), equation 3 and algorithm 1; alpha = 2 and n there as well.
     """
 
