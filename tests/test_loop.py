@@ -171,7 +171,7 @@ def test_kill_at_twenty_random_moments(tmp_path: Path) -> None:
     """However often a run is killed, wherever it was, `resume --auto` goes on and ends bit-equal."""
     often = ["train.checkpoint_every=50", "train.log_every=50", "train.evaluate_every=500", "train.samples_every=1000"]
     # two runs are compared, and `auto` may compile one of so many steps and not the other when the machine is busy
-    chosen = [*overrides("vagan-digits", 6000, tmp_path), *often, "train.compile=false"]
+    chosen = [*overrides("vagan-digits", 3000, tmp_path), *often, "train.compile=false"]
     whole = train("vagan-digits", chosen, runs=tmp_path / "whole").path
     runs = tmp_path / "killed"
     moments = random.Random(0)
@@ -180,7 +180,7 @@ def test_kill_at_twenty_random_moments(tmp_path: Path) -> None:
         # The moment is counted from a step that the run must have reached, for what a second does differs by machine: it
         # falls into a step, a checkpoint or an evaluation, and each fourth before the first step.
         early = kill % 4 == 0
-        while not early and process.is_alive() and steps_logged(runs) < kill * 250:
+        while not early and process.is_alive() and steps_logged(runs) < kill * 125:
             process.join(0.05)
         process.join(moments.uniform(0.0, 0.5))
         process.kill()
