@@ -141,21 +141,21 @@ class Training:
     def variant(self, step: int) -> tuple[Plan, dict[str, PhaseFunction], dict[str, Tensor]]:
         """The phases for the terms that take part in this step, compiled once each, and their weights as tensors."""
         active = self.active(step)
-        key = tuple(term.label for term in active)
+        key = tuple(active)
         if key not in self.variants:
-            plan = self.planner.plan(active)
+            plan = self.planner.plan(tuple(active.values()))
             self.variants[key] = plan, functions(plan, self._wrap)
         plan, phase = self.variants[key]
         return plan, phase, self._weights(active, step)
 
-    def active(self, step: int) -> tuple[Term, ...]:
-        """The terms that take part in this step."""
-        return tuple(term for term in self.model.terms if term.due(step, self.train.steps))
+    def active(self, step: int) -> dict[str, Term]:
+        """The terms that take part in this step, by label."""
+        return {term.label: term for term in self.model.terms if term.due(step, self.train.steps)}
 
-    def _weights(self, active: tuple[Term, ...], step: int) -> dict[str, Tensor]:
+    def _weights(self, active: Mapping[str, Term], step: int) -> dict[str, Tensor]:
         if not active:
             return {}
-        numbers = {term.label: term.coefficient(step, self.train.steps) for term in active}
+        numbers = {label: term.coefficient(step, self.train.steps) for label, term in active.items()}
         if numbers != self.weighed[0]:  # else those of the step before
             weights = torch.tensor([*numbers.values()], dtype=torch.float32).to(self.device).unbind()
             self.weighed = numbers, dict(zip(numbers, weights, strict=True))

@@ -91,7 +91,7 @@ def _seconds(model: Model, choices: Choices, data: Batches, short: float) -> tup
     taken: dict[tuple[str, ...], list[float]] = {}
     with kept(model.parts), torch.random.fork_rng():
         state = Training(model, choices)
-        kinds = [tuple(term.label for term in state.active(step)) for step in range(1, TRIED + 1)]
+        kinds = [tuple(state.active(step)) for step in range(1, TRIED + 1)]
         for step, kind in enumerate(kinds, 1):
             began = time.perf_counter()
             train_step(state, data.of_step(step, count), step)

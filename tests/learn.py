@@ -268,12 +268,8 @@ TWO = {"loss.reconstruction.learn_scale": False, "loss.reconstruction.scale": 0.
 TOLD = {**critic(use="mlp-projection"), "encoder.use": "mlp-conditional", "decoder.use": "mlp-conditional"}
 """Every part is told the mode, as every part of a conditional recipe is told the class."""
 CODES = {
+    **critic("discriminator.codes", gamma=0.1),
     "loss.codes.weight": 0.5,
-    "loss.flat.use": "r1-r2",
-    "loss.flat.gamma": 0.1,
-    "loss.flat.discriminator": "codes",
-    "discriminator.codes.width": 128,
-    "discriminator.codes.depth": 3,
     "optim.betas": [0.0, 0.99],
     "train.steps": 3000,
 }

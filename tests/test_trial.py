@@ -107,7 +107,7 @@ def test_each_kind_of_step_has_a_first_and_counts_as_often_as_it_comes(
     known: set[tuple[str, ...]] = set()
 
     def one_step(state: Training, batches: Any, step: int) -> None:
-        kind = tuple(term.label for term in state.active(step))
+        kind = tuple(state.active(step))
         now[0] += (0.3 if "flat.discriminator" in kind else 0.1) if kind in known else 9.0
         known.add(kind)
 
