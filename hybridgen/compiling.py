@@ -86,9 +86,11 @@ def _graph(phase: Phase, backend: Backend, *, whole: bool) -> PhaseFunction:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """dynamo looks at the .grad of the samples that one phase hands to the next, and warns of its own look."""
+    """dynamo looks at the .grad of the samples that one phase hands to the next, and makes instances of autograd functions;
+    torch warns of both."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+        warnings.filterwarnings("ignore", message=".* should not be instantiated", category=DeprecationWarning)
         yield
 
 

@@ -75,7 +75,7 @@ def _by_product(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
         return None
     transposed = isinstance(layer, nn.ConvTranspose2d)
     shape = Shape(transposed, x.shape, weight.shape, layer.stride, layer.padding, layer.output_padding, _last(x))
-    by = products(shape)
+    by = Products(*_chosen(*shape))
     return _ByProduct.apply(x, weight, bias, shape, by) if any(by) else None
 
 
@@ -109,7 +109,7 @@ class Products(NamedTuple):
 
 
 def _in_training(x: Tensor, weight: Tensor) -> bool:
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
         return False
     return (
         (weight.requires_grad or x.requires_grad) and weight.dtype == x.dtype == torch.float32 and weight.device.type == "cpu"
@@ -196,6 +196,12 @@ def products(shape: Shape) -> Products:
         known[key] = [ours < 0.9 * vendor for vendor, ours in _timed(shape)]
         _remember(known)
     return Products(*known[key])
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _chosen(*shape: Any) -> tuple[bool, ...]:
+    """The same, as torch.compile takes the answer into its graph: it calls this once, and knows plain tuples alone."""
+    return tuple(products(Shape(*shape)))
 
 
 def _key(shape: Shape) -> str:

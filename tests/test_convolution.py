@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hybridgen import convolution
+from hybridgen.compiling import _graph
 from hybridgen.convolution import ChoosingConv2d, ChoosingConvTranspose2d, Products, Shape, install, products
 
 LAYERS = {
@@ -99,6 +100,28 @@ def test_function_transforms_and_copies_see_their_own_weights(monkeypatch: pytes
             parameter.zero_()
     assert not twin(x).any()
     assert layer(x).any()
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_compiled_code_makes_the_choice_that_eager_code_makes(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "_timed", lambda _: [(2.0, 1.0 if faster else 3.0)] * 2)
+    layer, shape = LAYERS["transposed"]
+    layer, x = copy.deepcopy(layer), torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    layer(x).square().sum().backward()
+    expected = [parameter.grad for parameter in layer.parameters()]
+    layer.zero_grad()
+    install([layer])
+    graphs = []
+
+    def keep(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph.print_readable(print_output=False))
+        return graph
+
+    compiled = _graph(lambda env, _: layer(env["x"]).square().sum(), backend=keep, whole=True)  # type: ignore[arg-type]
+    compiled({"x": x}, {}).backward()  # type: ignore[attr-defined]
+    assert ["fold" in graph for graph in graphs] == [faster]
+    for parameter, gradient in zip(layer.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4)
 
 
 def test_only_what_the_product_can_do_is_told() -> None:
