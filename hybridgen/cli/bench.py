@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hybridgen.cli import registry_of
+from hybridgen.cli import bringing_torch, registry_of
 
 AGAINST = {
     "eager": "the same in float32, contiguous, nothing compiled",
@@ -49,8 +49,10 @@ def command(
     """Time the training steps of RECIPE (vagan-digits where none is given) on its own data. No run is written."""
     registry = registry_of(ctx)
     from hybridgen.allocator import keep_freed_memory
-    from hybridgen.bench import bench
     from hybridgen.recipe import load_recipe
+
+    with bringing_torch():
+        from hybridgen.bench import bench
 
     keep_freed_memory()
     found = bench(load_recipe(recipe, overrides, registry=registry), steps=steps, rounds=rounds, against=against or "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hybridgen.cli import registry_of
+from hybridgen.cli import bringing_torch, registry_of
 
 
 @click.command("check", epilog="\b\nExample:\n  hybridgen check ./mine.toml train.steps=500")
@@ -17,9 +17,11 @@ def command(ctx: click.Context, recipe: str, overrides: tuple[str, ...]) -> None
     Only the headers of the data are read (its shape and labels).
     """
     registry = registry_of(ctx)
-    from hybridgen.doctor import try_out
-    from hybridgen.examples import describe
     from hybridgen.recipe import load_recipe
+
+    with bringing_torch():
+        from hybridgen.doctor import try_out
+        from hybridgen.examples import describe
 
     loaded = load_recipe(recipe, overrides, registry=registry)
     try_out(loaded, describe(loaded))

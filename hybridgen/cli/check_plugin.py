@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hybridgen.cli import registry_of
+from hybridgen.cli import bringing_torch, registry_of
 
 
 @click.command(
@@ -37,7 +37,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Hold everything that the plugin NAME registers to what its kind promises. Exit code 2 where something fails."""
-    from hybridgen.testing import checks, run_checks
+    with bringing_torch():
+        from hybridgen.testing import checks, run_checks
 
     found = checks(name, options=_options(given), registry=registry_of(ctx), only=only)
     known = sorted({check.name for check in found})

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from hybridgen.cli import registry_of
+from hybridgen.cli import bringing_torch, registry_of
 
 COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
@@ -35,7 +35,9 @@ def command(ctx: click.Context, recipe: str | None, overrides: tuple[str, ...], 
     Nothing is downloaded and nothing left behind. Exits with 2 where there is a problem; a note is none.
     """
     registry = registry_of(ctx)
-    from hybridgen.doctor import examine, examine_recipe
+
+    with bringing_torch():
+        from hybridgen.doctor import examine, examine_recipe
 
     findings: Iterable[Any] = examine(registry, runs=runs)
     found = [_told(finding, as_json) for finding in findings]

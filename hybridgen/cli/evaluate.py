@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from hybridgen.cli import registry_of
+from hybridgen.cli import bringing_torch, registry_of
 
 
 @click.command(
@@ -51,8 +51,10 @@ def command(
     """
     registry = registry_of(ctx)
     from hybridgen.events import writable
-    from hybridgen.measure import evaluate
     from hybridgen.run_folder import find_run
+
+    with bringing_torch():
+        from hybridgen.measure import evaluate
 
     if step is not None and best:
         raise click.UsageError("--step and --best each name a checkpoint; write one of them")

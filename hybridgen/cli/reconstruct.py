@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hybridgen.cli import registry_of
+from hybridgen.cli import bringing_torch, registry_of
 from hybridgen.cli.sample import drawable
 
 
@@ -38,10 +38,12 @@ def command(
 ) -> None:
     """Show examples above what RUN makes of them."""
     registry = registry_of(ctx)
-    from hybridgen.examples import held_out
-    from hybridgen.pictures import read_picture, save_comparison
     from hybridgen.run_folder import find_run
-    from hybridgen.use import load
+
+    with bringing_torch():
+        from hybridgen.examples import held_out
+        from hybridgen.pictures import read_picture, save_comparison
+        from hybridgen.use import load
 
     drawable(out)
     folder = find_run(run, runs, trained=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hybridgen.cli import registry_of
+from hybridgen.cli import bringing_torch, registry_of
 from hybridgen.cli.run import REPORTS
 
 
@@ -33,7 +33,9 @@ def command(ctx: click.Context, run: str | None, auto: bool, runs: str, report: 
         raise RunError(f"no unfinished run below {runs}/; `hybridgen ls runs --runs {runs}` lists them all")
     registry = registry_of(ctx)
     from hybridgen.allocator import keep_freed_memory
-    from hybridgen.loop import resume
+
+    with bringing_torch():
+        from hybridgen.loop import resume
 
     keep_freed_memory()
     outcome = resume(found, report=report, registry=registry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hybridgen.cli import registry_of
+from hybridgen.cli import bringing_torch, registry_of
 
 REPORTS = click.Choice(["auto", "tty", "plain", "jsonl", "quiet"])
 
@@ -28,7 +28,9 @@ def command(ctx: click.Context, recipe: str, overrides: tuple[str, ...], runs: s
     """Train RECIPE (a name from `hybridgen ls recipes`, or a path) and print the run's folder."""
     registry = registry_of(ctx)
     from hybridgen.allocator import keep_freed_memory
-    from hybridgen.loop import train
+
+    with bringing_torch():
+        from hybridgen.loop import train
 
     keep_freed_memory()
     outcome = train(recipe, overrides, runs=runs, report=report, registry=registry)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hybridgen.cli import registry_of
+from hybridgen.cli import bringing_torch, registry_of
 
 
 def drawable(out: Path | None) -> None:
@@ -43,9 +43,11 @@ def command(
 ) -> None:
     """Draw new samples from RUN (a folder, or the beginning of its name) with its averaged weights."""
     registry = registry_of(ctx)
-    from hybridgen.pictures import save_samples
     from hybridgen.run_folder import find_run
-    from hybridgen.use import load
+
+    with bringing_torch():
+        from hybridgen.pictures import save_samples
+        from hybridgen.use import load
 
     drawable(out)
     folder = find_run(run, runs, trained=True)

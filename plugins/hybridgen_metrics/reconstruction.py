@@ -52,9 +52,6 @@ class PSNR:
     higher_is_better = True
 
     def __init__(self) -> None:
-        from torchmetrics.functional.image import peak_signal_noise_ratio
-
-        self._psnr = peak_signal_noise_ratio
         self.reset()
 
     def reset(self) -> None:
@@ -62,8 +59,10 @@ class PSNR:
         self.count = 0
 
     def update(self, x: Tensor, recon: Tensor) -> None:
+        from torchmetrics.functional.image import peak_signal_noise_ratio  # here, for it takes a second and a half of a start
+
         axes = tuple(range(1, x.ndim))
-        values = self._psnr(recon.double(), x.double(), data_range=2.0, dim=axes, reduction="none")
+        values = peak_signal_noise_ratio(recon.double(), x.double(), data_range=2.0, dim=axes, reduction="none")
         self.total = self.total + torch.as_tensor(values).sum()
         self.count += x.shape[0]
 

@@ -67,8 +67,6 @@ class SSIM:
     higher_is_better = True
 
     def __init__(self, sample_shape: tuple[int, ...]) -> None:
-        from torchmetrics.functional.image import structural_similarity_index_measure
-
         side = smaller_side(sample_shape, "ssim")
         radius = min(RADIUS, (side - 1) // 2)
         if radius < 1:
@@ -78,6 +76,8 @@ class SSIM:
         self.remarks = [small] if radius < RADIUS else []
 
         def similarity(recon: Tensor, x: Tensor) -> Tensor:
+            from torchmetrics.functional.image import structural_similarity_index_measure
+
             found = structural_similarity_index_measure(recon, x, sigma=sigma, data_range=2.0, reduction="none")
             return torch.as_tensor(found)
 
@@ -117,8 +117,6 @@ class MultiScaleSSIM:
         *,
         scales: Annotated[int, Field(ge=2, le=5, description="sizes of the picture, each half the one before")] = 5,
     ) -> None:
-        from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-
         side = smaller_side(sample_shape, "ms-ssim")
         # the second is a bound of torchmetrics' own; it is the larger one only for 4 scales
         least = {s: (2 * RADIUS + 1) * max(2 ** (s - 1), (s - 1) ** 2) for s in range(2, 6)}
@@ -132,6 +130,8 @@ class MultiScaleSSIM:
         betas = tuple(beta / sum(BETAS[:scales]) for beta in BETAS[:scales])
 
         def similarity(recon: Tensor, x: Tensor) -> Tensor:
+            from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
             return multiscale_structural_similarity_index_measure(
                 recon, x, sigma=1.5, data_range=2.0, reduction="none", betas=betas, normalize="relu"
             )
