@@ -157,6 +157,11 @@ class Arrays:
         return {name: tensor[index].to(device) for name, tensor in known.items() if tensor is not None}
 
 
+def taken(x: Tensor | Rows, chosen: Tensor) -> Tensor:
+    """The chosen of some examples. `index_select` copies each as a whole, where x[chosen] looks up value by value."""
+    return x.index_select(0, chosen) if isinstance(x, Tensor) else x.whole.index_select(0, x.rows[chosen])
+
+
 def _bytes(x: Tensor | Rows) -> int:
     return x.shape.numel() * x.dtype.itemsize
 
@@ -263,9 +268,13 @@ class Batches:
         self.last = channels_last and self.spec.kind == "image"
 
     def batch(self, index: int) -> dict[str, Tensor]:
-        """Batch `index` (from 0): `x` in model space, `label` and `factors` where the data have them."""
+        """Batch `index` (from 0): `x` in model space, `label` and `factors` where the data have them.
+
+        These few operations are not compiled: calling a compiled function costs more than they do (0.22 ms against 0.07 for
+        128 pictures of 28x28 on a CPU).
+        """
         chosen = self._chosen(index)
-        stored = self.x[chosen] if self._ahead is None else self._ahead(index).to(self.device, non_blocking=True)
+        stored = taken(self.x, chosen) if self._ahead is None else self._ahead(index).to(self.device, non_blocking=True)
         made = self.spec.batch(stored)
         if self.flip:
             x = made["x"]
@@ -289,7 +298,7 @@ class Batches:
 
     def _read(self, index: int) -> Tensor:
         """The stored examples of a batch on the host, where a device can fetch them while it computes."""
-        stored = self.x[self._chosen(index).cpu()]
+        stored = taken(self.x, self._chosen(index).cpu())
         return stored.pin_memory() if self.device.type == "cuda" else stored
 
 

@@ -20,7 +20,8 @@ class Record:
         if not values:
             return
         names = tuple(values)
-        stacked = torch.stack([value.detach().float() for value in values.values()])
+        with torch.no_grad():
+            stacked = torch.stack([value.float() for value in values.values()])
         total, count = self._sums.get(names, (torch.zeros_like(stacked), 0))
         self._sums[names] = (total + stacked, count + 1)
 
