@@ -260,6 +260,7 @@ def test_a_signal_finishes_the_step_saves_and_says_so(number: signal.Signals, tm
 def started(folder: Path) -> subprocess.Popen[str]:
     """A run that has taken its first steps."""
     chosen = ["train.steps=100000", "train.checkpoint_every=100000", "train.evaluate_every=100000", *QUICK]
+    chosen += ["train.compile=false"]  # a run of so many steps would begin with a trial of compiling
     arguments = ["run", "vae-digits", *chosen, "--runs", str(folder), "--report", "plain"]
     line = [sys.executable, "-m", "hybridgen", *arguments]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
