@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from hybridgen.graph import Call, Env
-from hybridgen.phases import Phase, PhaseFunction, Result
+from hybridgen.phases import Phase, PhaseFunction, Result, Weights
 
 Backend = str | Callable[..., Any]
 Tell = Callable[[str, str], object]
@@ -45,7 +45,7 @@ def compiled(
         for index, why in declared.items():
             tell(phase.calls[index].part, why)
 
-    def run(env: Env, weights: Mapping[str, Tensor]) -> Result:
+    def run(env: Env, weights: Weights) -> Result:
         nonlocal function
         try:
             return function(env, weights)
@@ -72,12 +72,12 @@ def compiled(
 def _graph(phase: Phase, backend: Backend, *, whole: bool) -> PhaseFunction:
     """Larsen's routing and simultaneous updates go backward through one graph twice, which donated buffers would forbid."""
 
-    def call(env: Env, weights: Mapping[str, Tensor]) -> Result:
+    def call(env: Env, weights: Weights) -> Result:
         return phase(env, weights)
 
     function = torch.compile(_by_itself(call), fullgraph=whole, dynamic=False, backend=backend)
 
-    def run(env: Env, weights: Mapping[str, Tensor]) -> Result:
+    def run(env: Env, weights: Weights) -> Result:
         with torch._functorch.config.patch(donated_buffer=False), _quietly():
             return function(env, weights)
 

@@ -23,7 +23,8 @@ from hybridgen.graph import Call, Env, Graph, detach, nodes
 from hybridgen.recipe import Critic
 from hybridgen.routing import Group, Term, groups, trainable
 
-Weights = Mapping[str, Tensor]
+Weights = Mapping[str, Tensor] | Mapping[str, float]
+"""By label of a term; tensors for compiled phases, which would be compiled anew for each other number."""
 
 
 @dataclass

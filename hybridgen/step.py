@@ -18,7 +18,7 @@ from hybridgen.compiling import compiled
 from hybridgen.graph import Env, Graph, joined
 from hybridgen.model import Model
 from hybridgen.optim import Average, averaged_copy, clip, gradient_norm, limit_weights, optimiser, set_learning_rate
-from hybridgen.phases import Phase, PhaseFunction, Plan, Result, functions, inputs, without_history
+from hybridgen.phases import Phase, PhaseFunction, Plan, Result, Weights, functions, inputs, without_history
 from hybridgen.precision import Choices
 from hybridgen.routing import Term, last_weight
 
@@ -138,8 +138,8 @@ class Training:
 
     # -- what is active in a step ------------------------------------------------------------------------------------
 
-    def variant(self, step: int) -> tuple[Plan, dict[str, PhaseFunction], dict[str, Tensor]]:
-        """The phases for the terms that take part in this step, compiled once each, and their weights as tensors."""
+    def variant(self, step: int) -> tuple[Plan, dict[str, PhaseFunction], Weights]:
+        """The phases for the terms that take part in this step, compiled once each, and their weights."""
         active = self.active(step)
         key = tuple(active)
         if key not in self.variants:
@@ -152,10 +152,10 @@ class Training:
         """The terms that take part in this step, by label."""
         return {term.label: term for term in self.model.terms if term.due(step, self.train.steps)}
 
-    def _weights(self, active: Mapping[str, Term], step: int) -> dict[str, Tensor]:
-        if not active:
-            return {}
+    def _weights(self, active: Mapping[str, Term], step: int) -> Weights:
         numbers = {label: term.coefficient(step, self.train.steps) for label, term in active.items()}
+        if not self.choices.compile or not active:
+            return numbers
         if numbers != self.weighed[0]:  # else those of the step before
             weights = torch.tensor([*numbers.values()], dtype=torch.float32).to(self.device).unbind()
             self.weighed = numbers, dict(zip(numbers, weights, strict=True))

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from common import AE, FIXTURES, GAN, SGD, VAE, VAGAN, batch, close, parameters
+from common import AE, FIXTURES, GAN, SGD, VAE, VAGAN, batch, close, compile_by, parameters
 from torch import Tensor, nn
 
 from hybridgen import hookimpl
-from hybridgen.compiling import compiled
 from hybridgen.errors import RecipeError
 from hybridgen.registry import Registry, load_registry
 from hybridgen.routing import last_weight
@@ -145,7 +144,7 @@ def test_a_balanced_term_alone_in_its_group_moves_its_parts(training: Callable[.
 
 def test_a_balanced_step_compiles_and_agrees(training: Callable[..., Training]) -> None:
     eager, fast = training(BALANCED, *SGD), training(BALANCED, *SGD)
-    fast._wrap = lambda phase: compiled(phase, backend="aot_eager")  # type: ignore[method-assign]
+    compile_by(fast, "aot_eager")
     for step in (1, 2):
         one, other = (train_step(state, [batch(seed=step)], step) for state in (eager, fast))
         for name, value in one.items():

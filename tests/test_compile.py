@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from common import FAMILIES, GAN, SGD, VAGAN, batch, close, parameters, run
+from common import FAMILIES, GAN, SGD, VAGAN, batch, close, compile_by, parameters, run
 
-from hybridgen.compiling import compiled
-from hybridgen.phases import Phase
 from hybridgen.precision import Choices
 from hybridgen.step import Training, train_step
 
@@ -32,7 +30,7 @@ def test_a_compiled_step_has_no_graph_break_and_moves_as_the_eager_one(family: s
     """`fullgraph=True` raises at a break. aot_eager traces forward and backward as inductor does, without its minutes."""
     eager = run(training(COMPILED[family], *SGD), 2)
     state = training(COMPILED[family], *SGD)
-    state._wrap = lambda phase: compiled(phase, backend="aot_eager")  # type: ignore[method-assign]
+    compile_by(state, "aot_eager")
     close(run(state, 2), eager, rtol=1e-4, atol=1e-5)
 
 
@@ -46,10 +44,7 @@ def test_changing_numbers_recompile_nothing(training: Callable[..., Training]) -
 
     state = training(VAGAN, "loss.kl.weight={from=0.1,to=1.0,over=1.0}", "train.steps=10")
 
-    def wrap(phase: Phase) -> Any:
-        return compiled(phase, backend=backend)
-
-    state._wrap = wrap  # type: ignore[method-assign]
+    compile_by(state, backend)
     for step in range(1, 6):
         train_step(state, [batch(seed=step)], step)
     assert graphs == 3  # generate, critic, generator
@@ -75,7 +70,7 @@ def test_many_variants_and_many_runs_compile_in_one_process(training: Callable[.
     late = ("loss.kl.weight={to=1.0,start=1}", "loss.adversarial.weight={to=1.0,start=2}", "train.steps=20")
     for width in (8, 9):
         state = training(text, *late, f"encoder.width={width}")
-        state._wrap = lambda phase: compiled(phase, backend="eager")  # type: ignore[method-assign]
+        compile_by(state, "eager")
         for step in range(1, 7):
             train_step(state, [batch(seed=step)], step)
         assert len(state.variants) >= 4
@@ -94,7 +89,7 @@ def test_a_part_that_cannot_be_compiled_is_named_and_runs_eagerly(training: Call
         graphs.append(len(list(module.graph.nodes)))
         return module.forward
 
-    state._wrap = lambda phase: compiled(phase, backend, state.model.parts, state.fallbacks.setdefault)  # type: ignore[method-assign]
+    compile_by(state, backend, state.model.parts, state.fallbacks.setdefault)
     close(run(state, 3), run(eager, 3), rtol=1e-4, atol=1e-5)
     assert list(state.fallbacks) == ["discriminator.main"], state.fallbacks
     assert "data-dependent" in state.fallbacks["discriminator.main"]
@@ -108,7 +103,7 @@ def test_a_part_that_cannot_be_compiled_is_named_and_runs_eagerly(training: Call
 def test_a_part_that_says_so_is_left_eager_without_a_try(training: Callable[..., Training], monkeypatch: Any) -> None:
     eager, state = (training(LOOKS.replace('"looks"', '"eager"'), *SGD) for _ in range(2))
     monkeypatch.setattr("hybridgen.compiling._faults", lambda *_: pytest.fail("it was tried"))
-    state._wrap = lambda phase: compiled(phase, "eager", state.model.parts, state.fallbacks.setdefault)  # type: ignore[method-assign]
+    compile_by(state, "eager", state.model.parts, state.fallbacks.setdefault)
     close(run(state, 2), run(eager, 2), rtol=1e-4, atol=1e-5)
     assert state.fallbacks == {"discriminator.main": "it declares `compiles = False`"}
 
@@ -118,7 +113,7 @@ def test_a_compiler_that_fails_leaves_its_phase_eager(training: Callable[..., Tr
         raise RuntimeError("no compiler here")
 
     state = training(VAGAN, *SGD)
-    state._wrap = lambda phase: compiled(phase, backend, state.model.parts, state.fallbacks.setdefault)  # type: ignore[method-assign]
+    compile_by(state, backend, state.model.parts, state.fallbacks.setdefault)
     close(run(state, 2), run(training(VAGAN, *SGD), 2), rtol=0, atol=0)
     assert list(state.fallbacks) == [f"the phase `{name}`" for name in ("generate", "critic", "generator")]
     assert "no compiler here" in state.fallbacks["the phase `critic`"]
@@ -137,7 +132,7 @@ def test_nothing_recompiles_while_schedules_penalties_and_evaluation_alternate(t
     state = training(
         text, "loss.kl.weight={from=0.0,to=1.0,over=1.0}", "train.steps=40", "optim.lr={from=1e-3,to=0.0,over=1.0}"
     )
-    state._wrap = lambda phase: compiled(phase, backend)  # type: ignore[method-assign]
+    compile_by(state, backend)
     for step in range(1, 8):
         train_step(state, [batch(seed=step)], step)
     warm = graphs

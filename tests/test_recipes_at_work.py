@@ -18,11 +18,10 @@ from typing import Any
 
 import pytest
 import torch
-from common import EAGER, SHIPPED, batch, captured, close, everything, hand_over, isolated, needs, parameters, steps
+from common import EAGER, SHIPPED, batch, captured, close, compile_by, everything, hand_over, isolated, needs, parameters, steps
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from hybridgen.compiling import compiled
 from hybridgen.data import SampleSpec
 from hybridgen.examples import describe
 from hybridgen.model import build
@@ -405,7 +404,7 @@ def test_compiled_phases_have_no_graph_break_and_go_where_eager_code_goes(name: 
     """`fullgraph=True` raises at a break. A step of the fewest terms and twenty of all, on one random stream: the values
     compared in each, the rest at the end."""
     eager, fast = (made(name, *GENTLE) for _ in range(2))
-    fast._wrap = lambda phase: compiled(phase, backend="aot_eager")  # type: ignore[method-assign]
+    compile_by(fast, "aot_eager")
     first = busiest(eager)
     for step in (quietest(eager), *range(first, first + 20)):
         values, others = (steps(state, step, step) for state in (eager, fast))

@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from common import EAGER, FIXTURES, SGD, SPEC, Reads, batch, captured, close, everything, hand_over, steps
+from common import EAGER, FIXTURES, SGD, SPEC, Reads, batch, captured, close, compile_by, everything, hand_over, steps
 
-from hybridgen.compiling import compiled
 from hybridgen.data import SampleSpec
 from hybridgen.graph import couples_batch
 from hybridgen.model import build
@@ -139,7 +138,7 @@ assert set(QUICK) <= CASES.keys()
 def test_it_compiles_without_a_graph_break_and_agrees_with_eager_code(case: str, make: Make) -> None:
     eager, fast = make(case, *SGD, "optim.lr=0.01"), make(case, *SGD, "optim.lr=0.01")
     backend = "aot_eager" if case in QUICK else "eager"  # a break is dynamo's to find; what follows it takes as long again
-    fast._wrap = lambda phase: compiled(phase, backend=backend)  # type: ignore[method-assign]
+    compile_by(fast, backend)
     for step in (1, 2):
         one, other = (steps(state, step, step) for state in (eager, fast))
         for name, value in one.items():

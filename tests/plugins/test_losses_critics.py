@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from common import GAN, SGD, batch, close, run
+from common import GAN, SGD, batch, close, compile_by, run
 from torch import Tensor, nn
 
-from hybridgen.compiling import compiled
 from hybridgen.precision import Choices
 from hybridgen.step import Training, train_step
 from hybridgen_losses.consistency import Consistency
@@ -397,7 +396,7 @@ def test_penalties_of_a_critic_with_batch_norm_compile_whole(training: Callable[
     text = BATCH_NORM + tables("gradient-penalty", "r2-finite")
     eager = run(training(text, *SGD), 2)
     state = training(text, *SGD)
-    state._wrap = lambda phase: compiled(phase, backend="aot_eager")  # type: ignore[method-assign]
+    compile_by(state, "aot_eager")
     close(run(state, 2), eager, rtol=1e-4, atol=1e-5)
 
 
