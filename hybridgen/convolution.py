@@ -109,11 +109,8 @@ class Products(NamedTuple):
 
 
 def _in_training(x: Tensor, weight: Tensor) -> bool:
-    if not torch.is_grad_enabled():
-        return False
-    return (
-        (weight.requires_grad or x.requires_grad) and weight.dtype == x.dtype == torch.float32 and weight.device.type == "cpu"
-    )
+    learns = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
+    return learns and weight.dtype == x.dtype == torch.float32 and weight.device.type == "cpu"
 
 
 def _last(x: Tensor) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,17 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from hybridgen import hookimpl
-from hybridgen.compiling import Backend, compiled
 from hybridgen.data import SampleSpec
 from hybridgen.model import Model
 from hybridgen.routing import Term
 from hybridgen.step import Training, train_step
 from hybridgen.testing import probe
-from hybridgen.testing.probe import Reads, everything, hand_over, steps
+from hybridgen.testing.probe import Reads, compile_by, everything, hand_over, steps
 from hybridgen.testing.subject import EAGER
 
-__all__ = ["EAGER", "Reads", "everything", "hand_over", "steps"]
-
+__all__ = ["EAGER", "Reads", "compile_by", "everything", "hand_over", "steps"]
 
 SHIPPED = sorted(path.stem for path in (Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
@@ -352,9 +349,3 @@ FAMILIES = {
     "bigan": BIGAN,
     "two-critics": TWO_CRITICS,
 }
-
-
-def compile_by(state: Training, backend: Backend, *more: Any) -> None:
-    """Let the phases of a training be compiled, by a backend that a test can afford; more: what `compiled` takes beside it."""
-    state.choices = dataclasses.replace(state.choices, compile=True)
-    state._wrap = lambda phase: compiled(phase, backend, *more)  # type: ignore[method-assign]

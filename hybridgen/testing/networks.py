@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hybridgen.compiling import compiled
 from hybridgen.graph import Method, couples_batch, mapped
 from hybridgen.precision import Choices
 from hybridgen.step import Training, train_step
 from hybridgen.testing import hosts
-from hybridgen.testing.probe import Recorded, batch, captured, steps, tensors
+from hybridgen.testing.probe import Recorded, batch, captured, compile_by, steps, tensors
 from hybridgen.testing.subject import Case, Fault, Subject, fault, over_batch, skip, trying
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -352,7 +351,7 @@ def compiles(subject: Subject) -> None:
     if getattr(subject.loaded, "compiles", True) is False:
         skip("it declares compiles = False")
     eager, fast = case.training(), case.training()
-    fast._wrap = lambda phase: compiled(phase, backend="eager")  # type: ignore[method-assign]
+    compile_by(fast, "eager")
     one = steps(eager, 1, 1)
     with trying("tracing a step as whole graphs"):
         other = steps(fast, 1, 1)

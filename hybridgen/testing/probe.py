@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hybridgen.compiling import Backend, compiled
 from hybridgen.data import SampleSpec
 from hybridgen.graph import Graph, mapped
 from hybridgen.model import Model
@@ -119,6 +120,12 @@ def captured(state: Training, given: Mapping[str, Tensor], step: int = 1) -> dic
     state.apply = apply  # type: ignore[method-assign,assignment]
     train_step(state, [given], step)  # one update of each player: that is what isolated terms are compared with
     return found
+
+
+def compile_by(state: Training, backend: Backend, *more: Any) -> None:
+    """Let the phases of a training be compiled, by a backend that a test can afford; more: what `compiled` takes beside it."""
+    state.choices = replace(state.choices, compile=True)
+    state._wrap = lambda phase: compiled(phase, backend, *more)  # type: ignore[method-assign]
 
 
 def steps(state: Training, first: int, last: int, size: int = 8) -> dict[str, Tensor]:
