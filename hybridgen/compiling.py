@@ -70,18 +70,35 @@ def compiled(
 
 
 def _graph(phase: Phase, backend: Backend, *, whole: bool) -> PhaseFunction:
-    """Larsen's routing and simultaneous updates go backward through one graph twice, which donated buffers would forbid."""
+    """Precautions are taken where something is compiled, not in every call: there they cost a fiftieth of a short step."""
 
     def call(env: Env, weights: Weights) -> Result:
         return phase(env, weights)
 
-    function = torch.compile(_by_itself(call), fullgraph=whole, dynamic=False, backend=backend)
+    function = torch.compile(_by_itself(call), fullgraph=whole, dynamic=False, backend=_keeping_saved(backend))
+    met = False
 
     def run(env: Env, weights: Weights) -> Result:
-        with torch._functorch.config.patch(donated_buffer=False), _quietly():
+        nonlocal met
+        if met:
             return function(env, weights)
+        with _quietly():
+            result = function(env, weights)
+        met = True
+        return result
 
     return run
+
+
+def _keeping_saved(backend: Backend) -> Backend:
+    """Larsen's routing and simultaneous updates go backward through one graph twice, which donated buffers would forbid."""
+    build = torch._dynamo.lookup_backend(backend)
+
+    def compile_(module: Any, inputs: Any) -> Any:
+        with torch._functorch.config.patch(donated_buffer=False):
+            return build(module, inputs)
+
+    return compile_
 
 
 @contextlib.contextmanager
