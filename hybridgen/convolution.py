@@ -1,15 +1,16 @@
 """Convolutions on CPUs where one large matrix product beats the vendor's kernel.
 
 With many channels at few positions oneDNN's gradients can take sixteen times as long as unfolding and one product (512 to
-1,024 channels at 3x3 pixels: 0.19 s against 0.02 s), and a transposed convolution three times as long. Which is faster is
-timed once for a shape and remembered on this machine, so that runs repeat. Networks need not know: their layers are told
-after they are built.
+1,024 channels at 3x3 pixels: 0.19 s against 0.02 s), a transposed convolution and a convolution itself three times as long.
+Which is faster is timed once for a shape and remembered on this machine, so that runs repeat. Networks need not know: their
+layers are told after they are built.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterable
 from functools import cache, partial
 from pathlib import Path
@@ -54,7 +55,7 @@ def _plain(layer: Any) -> bool:
 
 
 class ChoosingConv2d(nn.Conv2d):
-    """A convolution that may take its gradients from matrix products."""
+    """A convolution that may be a matrix product, and take its gradients from others."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         found = _by_product(self, input, weight, bias)
@@ -62,7 +63,7 @@ class ChoosingConv2d(nn.Conv2d):
 
 
 class ChoosingConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution that may be a matrix product, and take its weight's gradient from one."""
+    """A transposed convolution that may be a matrix product, and take its gradients from others."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         found = _by_product(self, input, self.weight, self.bias) if output_size is None else None
@@ -71,7 +72,7 @@ class ChoosingConvTranspose2d(nn.ConvTranspose2d):
 
 def _by_product(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """What a layer computes, where a product is the faster way to some of it in training; else nothing."""
-    if not _in_training(x, weight):
+    if not (layer.training and _can(x, weight)):
         return None
     transposed = isinstance(layer, nn.ConvTranspose2d)
     shape = Shape(transposed, x.shape, weight.shape, layer.stride, layer.padding, layer.output_padding, _last(x))
@@ -100,17 +101,32 @@ class Shape(NamedTuple):
         )
         return h, w
 
+    @property
+    def few(self) -> Pair:
+        """The smaller side's pixels: of what a convolution makes of x, or of a transposed one's x."""
+        if self.transposed:
+            return self.x[2], self.x[3]
+        h, w = ((self.x[2 + i] + 2 * self.padding[i] - self.weight[2 + i]) // self.stride[i] + 1 for i in range(2))
+        return h, w
+
+    @property
+    def kernel_last(self) -> bool:
+        """Whether a product's rows keep a weight's order, its channels before its pixels: in a plain layout the other way
+        round is a copy of the weight, which is more than all windows where it has more outputs than there are positions."""
+        return not self.last and self.weight[0] > self.x[0] * self.few[0] * self.few[1]
+
 
 class Products(NamedTuple):
-    """What is taken from a product: the weight's gradient; the larger side (x's gradient, or a transposed convolution)."""
+    """What is taken from a product: the weight's gradient; the larger side (x's gradient, or a transposed convolution); the
+    smaller side (a convolution, or the gradient of a transposed one's x)."""
 
     weight: bool
     larger: bool
+    smaller: bool
 
 
-def _in_training(x: Tensor, weight: Tensor) -> bool:
-    learns = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
-    return learns and weight.dtype == x.dtype == torch.float32 and weight.device.type == "cpu"
+def _can(x: Tensor, weight: Tensor) -> bool:
+    return weight.dtype == x.dtype == torch.float32 and weight.device.type == "cpu"
 
 
 def _last(x: Tensor) -> bool:
@@ -122,11 +138,14 @@ class _ByProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, by: Products) -> Tensor:
-        if not shape.transposed:
-            return F.conv2d(x, weight, bias, shape.stride, shape.padding)
-        if not by.larger:
+        if by.larger and shape.transposed:
+            found = larger(x, weight, shape)
+        elif by.smaller and not shape.transposed:
+            found = smaller(x, weight, shape)
+        elif shape.transposed:
             return F.conv_transpose2d(x, weight, bias, shape.stride, shape.padding, shape.more)
-        found = larger(x, weight, shape)
+        else:
+            return F.conv2d(x, weight, bias, shape.stride, shape.padding)
         return found if bias is None else found + bias.view(-1, 1, 1)
 
     @staticmethod
@@ -141,8 +160,8 @@ class _ByProduct(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         shape, by, of_x, of_weight, of_bias = ctx.shape, ctx.by, None, None, None
         if ctx.needs_input_grad[0]:
-            product = by.larger and not shape.transposed
-            of_x = larger(gradient, weight, shape) if product else _vendor(gradient, x, weight, shape, 0)
+            side, product = (smaller, by.smaller) if shape.transposed else (larger, by.larger)
+            of_x = side(gradient, weight, shape) if product else _vendor(gradient, x, weight, shape, 0)
         if ctx.needs_input_grad[1]:
             few, many = (x, gradient) if shape.transposed else (gradient, x)
             of_weight = weight_gradient(few, many, shape) if by.weight else _vendor(gradient, x, weight, shape, 1)
@@ -163,23 +182,126 @@ def _vendor(gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, which: in
 def weight_gradient(few: Tensor, many: Tensor, shape: Shape) -> Tensor:
     """The weight's gradient as one product of the smaller side with windows of the larger one.
 
-    Shapes: few `b o h w`, many `b i H W` with a window of the kernel's size for each of few's positions; returns `o i k l`.
+    Shapes: few `b o h w`, many `b i H W`; returns `o i k l`.
     """
-    size, (k, m), (down, right) = many.shape[1], shape.weight[2:], shape.padding
-    padded = F.pad(many, (right, right, down, down))
-    windows = padded.unfold(2, k, shape.stride[0]).unfold(3, m, shape.stride[1])[:, :, : few.shape[2], : few.shape[3]]
-    rows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, size * k * m)
-    columns = few.permute(0, 2, 3, 1).reshape(-1, few.shape[1])
-    return (columns.t() @ rows).view(shape.weight)
+    outputs, channels, *kernel = shape.weight
+    found = _pixels(few).t() @ _Windows.apply(many, shape)
+    return found.view(shape.weight) if shape.kernel_last else found.view(outputs, *kernel, channels).permute(0, 3, 1, 2)
+
+
+def smaller(many: Tensor, weight: Tensor, shape: Shape) -> Tensor:
+    """The smaller side as one product with windows of the larger one: many `b i H W` -> `b o h w`."""
+    found = _Windows.apply(many, shape) @ _kernels(weight, shape).t()
+    return _laid_out(found.view(len(many), *shape.few, -1), shape)
 
 
 def larger(few: Tensor, weight: Tensor, shape: Shape) -> Tensor:
     """The larger side as one product, whose windows are summed where they overlap: few `b o h w` -> `b i H W`."""
-    batch, channels, h, w = few.shape
-    rows = few.permute(0, 2, 3, 1).reshape(-1, channels) @ weight.flatten(1)  # (b h w) (i k l)
-    windows = rows.view(batch, h * w, -1).transpose(1, 2)
-    found = F.fold(windows, shape.many, shape.weight[2:], padding=shape.padding, stride=shape.stride)
-    return found.contiguous(memory_format=torch.channels_last) if shape.last else found
+    return _laid_out(_Overlapped.apply(_pixels(few) @ _kernels(weight, shape), shape), shape)
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """`b c h w` -> `(b h w) c`."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _kernels(weight: Tensor, shape: Shape) -> Tensor:
+    """`o i k l` -> `o (k l i)`, or `o (i k l)` where the kernel comes last."""
+    return (weight if shape.kernel_last else weight.permute(0, 2, 3, 1)).flatten(1)
+
+
+def _laid_out(x: Tensor, shape: Shape) -> Tensor:
+    """`b h w c` -> `b c h w`, in memory as the layer's input is."""
+    return x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last if shape.last else torch.contiguous_format)
+
+
+# -- windows ---------------------------------------------------------------------------------------------------------------
+
+
+class _Windows(torch.autograd.Function):
+    """What the kernel sees of the larger side from each position of the smaller one: `b i H W` -> `(b h w) (k l i)`.
+
+    The other function is its derivative, and the other way round. What they do is of operations of their own, which compiled
+    code calls as they are: its loops for them are no faster and take a minute to compile.
+    """
+
+    @staticmethod
+    def forward(many: Tensor, shape: Shape) -> Tensor:
+        return _cut(many, *_sizes(shape))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.shape = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _Overlapped.apply(gradients[0], ctx.shape).permute(0, 3, 1, 2), None
+
+
+class _Overlapped(torch.autograd.Function):
+    """Windows laid over one another where the kernel saw them, and summed: `(b h w) (k l i)` -> `b H W i`."""
+
+    @staticmethod
+    def forward(rows: Tensor, shape: Shape) -> Tensor:
+        return _overlap(rows, *_sizes(shape))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.shape = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _Windows.apply(gradients[0].permute(0, 3, 1, 2), ctx.shape), None
+
+
+SIZES = "int[] many, int[] few, int[] kernel, int[] stride, int[] padding, bool kernel_last"
+
+
+def _sizes(shape: Shape) -> tuple[Any, ...]:
+    return [*shape.many], [*shape.few], [*shape.weight[2:]], [*shape.stride], [*shape.padding], shape.kernel_last
+
+
+@torch.library.custom_op("hybridgen::windows", mutates_args=(), schema=f"(Tensor x, {SIZES}) -> Tensor")
+def _cut(x: Tensor, many: Pair, few: Pair, kernel: Pair, stride: Pair, padding: Pair, kernel_last: bool) -> Tensor:
+    """With channels last whole rows of memory are copied, in half the time of a kernel's pixels and less."""
+    (h, w), (k, m), (down, right) = few, kernel, padding
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, right, right, down, down))
+    found = padded.unfold(1, k, stride[0]).unfold(2, m, stride[1])[:, :h, :w]  # b h w i k l
+    found = found if kernel_last else found.permute(0, 1, 2, 4, 5, 3)
+    return found.clone(memory_format=torch.contiguous_format).view(-1, k * m * x.shape[1])
+
+
+@torch.library.custom_op("hybridgen::overlapped", mutates_args=(), schema=f"(Tensor rows, {SIZES}) -> Tensor")
+def _overlap(rows: Tensor, many: Pair, few: Pair, kernel: Pair, stride: Pair, padding: Pair, kernel_last: bool) -> Tensor:
+    if kernel_last:
+        windows = rows.reshape(-1, *few, rows.shape[1] // math.prod(kernel), *kernel).permute(0, 1, 2, 4, 5, 3)
+    else:
+        windows = rows.reshape(-1, *few, *kernel, rows.shape[1] // math.prod(kernel))
+    found = rows.new_zeros(len(windows), *many, windows.shape[-1])
+    for i in range(kernel[0]):
+        here, there = _meeting(i, many[0], few[0], stride[0], padding[0])
+        for j in range(kernel[1]):
+            across, beyond = _meeting(j, many[1], few[1], stride[1], padding[1])
+            found[:, there, beyond] += windows[:, here, across, i, j]
+    return found
+
+
+def _meeting(tap: int, many: int, few: int, stride: int, padding: int) -> tuple[slice, slice]:
+    """Along one axis: the positions of the smaller side whose kernel has its `tap` inside the larger one, and where that is."""
+    offset = tap - padding
+    first = max(0, -(offset // stride))
+    last = max(first, min(few, -((offset - many) // stride)))
+    return slice(first, last), slice(first * stride + offset, max(0, (last - 1) * stride + offset + 1), stride)
+
+
+@_cut.register_fake
+def _(x: Tensor, many: Pair, few: Pair, kernel: Pair, *_: Any) -> Tensor:
+    return x.new_empty(len(x) * math.prod(few), x.shape[1] * math.prod(kernel))
+
+
+@_overlap.register_fake
+def _(rows: Tensor, many: Pair, few: Pair, kernel: Pair, *_: Any) -> Tensor:
+    return rows.new_empty(len(rows) // math.prod(few), *many, rows.shape[1] // math.prod(kernel))
 
 
 # -- which is faster -----------------------------------------------------------------------------------------------------
@@ -208,15 +330,17 @@ def _key(shape: Shape) -> str:
 
 
 def _timed(shape: Shape) -> list[tuple[float, float]]:
-    """Seconds of the vendor's way and of the product, for the weight's gradient and the larger side: the quicker of two."""
+    """Seconds of the vendor's way and of the product, for each of `Products`: the quicker of two."""
     layout = torch.channels_last if shape.last else torch.contiguous_format
     x, w = (torch.ones(size).contiguous(memory_format=layout) for size in (shape.x, shape.weight))
-    forward = partial(_ByProduct.forward, x, w, None, shape, Products(False, False))
+    forward = partial(_ByProduct.forward, x, w, None, shape, Products(False, False, False))
     g = forward()
-    few, many = (x, g) if shape.transposed else (g, x)
+    backward = partial(_vendor, g, x, w, shape, 0)
+    few, many, to_larger, to_smaller = (x, g, forward, backward) if shape.transposed else (g, x, backward, forward)
     pairs = [
         (partial(_vendor, g, x, w, shape, 1), partial(weight_gradient, few, many, shape)),
-        (forward if shape.transposed else partial(_vendor, g, x, w, shape, 0), partial(larger, few, w, shape)),
+        (to_larger, partial(larger, few, w, shape)),
+        (to_smaller, partial(smaller, many, w, shape)),
     ]
     return [(quickest(vendor, 2), quickest(ours, 2)) for vendor, ours in pairs]
 
@@ -234,7 +358,7 @@ def _known() -> dict[str, list[bool]]:
     """What was timed on this machine before; an unreadable file is as good as none."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(_file().read_text(encoding="utf-8")).get(_machine(), {})
-        return {key: value for key, value in found.items() if isinstance(value, list) and len(value) == 2}
+        return {key: value for key, value in found.items() if isinstance(value, list) and len(value) == len(Products._fields)}
     return {}
 
 
