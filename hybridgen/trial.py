@@ -24,8 +24,9 @@ COST = 20.0
 HOPE = {"cpu": 0.25, "cuda": 0.5}
 """The largest share of a step that compiling has been seen to save; a run for which even that is too little has no trial."""
 
-TRIED, PATIENCE = 20, 2.0
-"""Steps that are timed, the quickest of which counts, and the seconds after which one beside the first ones is enough."""
+TRIED, PATIENCE = 20, (2.0, 1e-3, 10.0)
+"""Steps that are timed, the quickest of which counts, and the seconds for which, one step at least: a thousandth of the run,
+within these bounds. Of two or three steps of seconds the quickest is still a matter of luck by a tenth."""
 
 LONG, GAIN = 600.0, 0.05
 """Seconds from which a run is long enough to be timed in the other layout, and the share that this must save."""
@@ -102,7 +103,9 @@ def _seconds(model: Model, choices: Choices, data: Batches, short: float) -> tup
                 first += seconds
                 continue
             taken[kind].append(seconds)
-            if sum(map(sum, taken.values())) > PATIENCE or seconds * model.recipe.train.steps < short:
+            run = seconds * model.recipe.train.steps
+            least, share, most = PATIENCE
+            if sum(map(sum, taken.values())) > min(max(least, share * run), most) or run < short:
                 break
     often = {kind: kinds.count(kind) for kind, found in taken.items() if found}
     if not often:  # each of so many steps was another kind

@@ -159,6 +159,20 @@ def test_in_evaluation_nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [layer.double().train()(x.double()).shape[1] for layer in layers] == [4, 4]
 
 
+def test_pictures_that_no_gradient_goes_through_are_made_as_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the last of several critic updates see pictures made without a graph."""
+    always(monkeypatch)
+    layer, made = nn.ConvTranspose2d(3, 4, 2, stride=2), []
+    install([layer])
+    larger = convolution.larger
+    monkeypatch.setattr(convolution, "larger", lambda *a: made.append(torch.is_grad_enabled()) or larger(*a))
+    x = torch.randn(2, 3, 3, 3)
+    with torch.no_grad():
+        found = layer(x)
+    assert torch.equal(layer(x), found)
+    assert made == [False, False]  # a function of autograd runs without gradients itself
+
+
 def test_a_shape_is_timed_once_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     times, calls = (
         iter([[(1.0, 0.5), (1.0, 0.95), (1.0, 1.0)], [(1.0, 2.0), (1.0, 0.1), (1.0, 0.8)]]),
@@ -187,6 +201,12 @@ def test_a_cache_that_cannot_be_read_or_written_is_done_without(monkeypatch: pyt
     (tmp_path / "convolutions.json").write_text("{ not json", encoding="utf-8")
     assert products(PLAIN) == (True, True, True)
     assert json.loads((tmp_path / "convolutions.json").read_text())
+    products.cache_clear()
+    convolution._known.cache_clear()
+    products.cache_clear()
+    convolution._known.cache_clear()
+    (tmp_path / "convolutions.json").write_text(json.dumps({convolution._machine(): {convolution._key(PLAIN): [False, False]}}))
+    assert products(PLAIN) == (True, True, True)  # an older version timed two ways
     products.cache_clear()
     convolution._known.cache_clear()
     monkeypatch.setenv("HYBRIDGEN_CACHE", str(tmp_path / "convolutions.json" / "no folder"))

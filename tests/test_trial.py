@@ -76,12 +76,14 @@ def test_the_faster_is_taken_if_it_is_repaid(
 
 
 @pytest.mark.parametrize(
-    ("first", "others", "short", "taken"), [(9.0, 3.0, 0.0, 2), (9.0, 0.9, 0.0, 4), (9.0, 0.1, 0.0, 20), (9.0, 0.1, 99.0, 2)]
+    ("others", "count", "short", "taken"),
+    [(3.0, 10, 0.0, 2), (0.9, 10, 0.0, 4), (0.1, 10, 0.0, 20), (0.1, 10, 99.0, 2), (3.0, 1_100, 0.0, 3), (3.0, 20_000, 0.0, 5)],
 )
 def test_the_first_step_says_nothing_of_the_others(
-    first: float, others: float, short: float, taken: int, recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+    others: float, count: int, short: float, taken: int, recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It compiles, or times convolutions; a slow recipe, or a short run, is timed on one more."""
+    """It compiles, or times convolutions; a slow recipe is timed on one more, in a long run on a few, in a short one on one."""
+    first = 9.0
     now = [0.0]
     done: list[int] = []
 
@@ -91,7 +93,7 @@ def test_the_first_step_says_nothing_of_the_others(
 
     monkeypatch.setattr(trial, "train_step", one_step)
     monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
-    model = build(recipe(VAGAN, "train.steps=10"), SPEC)
+    model = build(recipe(VAGAN, f"train.steps={count}"), SPEC)
     for choices in (EAGER, replace(EAGER, compile=True)):
         done.clear()
         assert trial._seconds(model, choices, DATA, short) == (pytest.approx(others), pytest.approx(first))
