@@ -72,7 +72,8 @@ class ChoosingConvTranspose2d(nn.ConvTranspose2d):
 
 def _by_product(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """What a layer computes, where a product is the faster way to some of it in training; else nothing."""
-    if not (layer.training and _can(x, weight)):
+    learns = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
+    if not ((layer.training or learns) and _can(x, weight)):  # pictures for the critic alone are made as the others are
         return None
     transposed = isinstance(layer, nn.ConvTranspose2d)
     shape = Shape(transposed, x.shape, weight.shape, layer.stride, layer.padding, layer.output_padding, _last(x))
@@ -126,7 +127,7 @@ class Products(NamedTuple):
 
 
 def _can(x: Tensor, weight: Tensor) -> bool:
-    return weight.dtype == x.dtype == torch.float32 and weight.device.type == "cpu"
+    return weight.dtype == x.dtype == torch.float32 and weight.device.type == "cpu" and x.dim() == 4
 
 
 def _last(x: Tensor) -> bool:

@@ -155,8 +155,16 @@ def test_in_evaluation_nothing_is_chosen(monkeypatch: pytest.MonkeyPatch) -> Non
     layers = [nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(3, 4, 3)]
     install(layers)
     x = torch.randn(2, 3, 5, 5)
-    assert [layer.eval()(x).shape[1] for layer in layers] == [4, 4]
-    assert [layer.double().train()(x.double()).shape[1] for layer in layers] == [4, 4]
+    with torch.no_grad():
+        assert [layer.eval()(x).shape[1] for layer in layers] == [4, 4]
+        assert [layer.train()(x[0]).shape[0] for layer in layers] == [4, 4]  # no batch
+    assert [layer.double()(x.double()).shape[1] for layer in layers] == [4, 4]
+    for layer in layers:
+        layer.float().eval().requires_grad_(False)
+        assert layer(x).shape[1] == 4
+        with pytest.raises(AssertionError):  # a frozen network that others learn through
+            layer(x.requires_grad_())
+        x = x.detach()
 
 
 def test_pictures_that_no_gradient_goes_through_are_made_as_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,10 +182,8 @@ def test_pictures_that_no_gradient_goes_through_are_made_as_the_others_are(monke
 
 
 def test_a_shape_is_timed_once_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    times, calls = (
-        iter([[(1.0, 0.5), (1.0, 0.95), (1.0, 1.0)], [(1.0, 2.0), (1.0, 0.1), (1.0, 0.8)]]),
-        [],
-    )  # a twentieth is no reason
+    a_twentieth = (1.0, 0.95)  # is no reason
+    times, calls = iter([[(1.0, 0.5), a_twentieth, (1.0, 1.0)], [(1.0, 2.0), (1.0, 0.1), (1.0, 0.8)]]), []
 
     def timed(shape: Shape) -> list[tuple[float, float]]:
         calls.append(shape)
@@ -201,8 +207,6 @@ def test_a_cache_that_cannot_be_read_or_written_is_done_without(monkeypatch: pyt
     (tmp_path / "convolutions.json").write_text("{ not json", encoding="utf-8")
     assert products(PLAIN) == (True, True, True)
     assert json.loads((tmp_path / "convolutions.json").read_text())
-    products.cache_clear()
-    convolution._known.cache_clear()
     products.cache_clear()
     convolution._known.cache_clear()
     (tmp_path / "convolutions.json").write_text(json.dumps({convolution._machine(): {convolution._key(PLAIN): [False, False]}}))

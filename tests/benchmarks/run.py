@@ -7,8 +7,9 @@
 
 Contenders: `plain` is the recipe as an eager loop by hand, `best` the same on networks laid out channels-last, `compiled` the
 same with its losses compiled, `example` the loop of the PyTorch examples (see examples.py), `pythae` pythae's own trainer (see
-pythae_worker.py). hybridgen runs as `auto` decides, and for `plain` once more with everything switched off (`off`). The peak
-is a matrix product of 1,024 rows, timed at the end.
+pythae_worker.py). hybridgen runs as `auto` decides, and for `plain` once more with everything switched off (`off`). Loops by
+hand have convolutions that choose as hybridgen's do, examples have torch's. The peak is a matrix product of 1,024 rows, timed
+at the end.
 """
 
 from __future__ import annotations
