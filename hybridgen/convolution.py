@@ -111,6 +111,10 @@ class Shape(NamedTuple):
         return h, w
 
     @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.last else torch.contiguous_format
+
+    @property
     def kernel_last(self) -> bool:
         """Whether a product's rows keep a weight's order, its channels before its pixels: in a plain layout the other way
         round is a copy of the weight, which is more than all windows where it has more outputs than there are positions."""
@@ -186,19 +190,19 @@ def weight_gradient(few: Tensor, many: Tensor, shape: Shape) -> Tensor:
     Shapes: few `b o h w`, many `b i H W`; returns `o i k l`.
     """
     outputs, channels, *kernel = shape.weight
-    found = _pixels(few).t() @ _Windows.apply(many, shape)
+    found = _pixels(few).t() @ _Windows.apply(many.permute(0, 2, 3, 1), shape, False)
     return found.view(shape.weight) if shape.kernel_last else found.view(outputs, *kernel, channels).permute(0, 3, 1, 2)
 
 
 def smaller(many: Tensor, weight: Tensor, shape: Shape) -> Tensor:
     """The smaller side as one product with windows of the larger one: many `b i H W` -> `b o h w`."""
-    found = _Windows.apply(many, shape) @ _kernels(weight, shape).t()
+    found = _Windows.apply(many.permute(0, 2, 3, 1), shape, False) @ _kernels(weight, shape).t()
     return _laid_out(found.view(len(many), *shape.few, -1), shape)
 
 
 def larger(few: Tensor, weight: Tensor, shape: Shape) -> Tensor:
     """The larger side as one product, whose windows are summed where they overlap: few `b o h w` -> `b i H W`."""
-    return _laid_out(_Overlapped.apply(_pixels(few) @ _kernels(weight, shape), shape), shape)
+    return _laid_out(_Windows.apply(_pixels(few) @ _kernels(weight, shape), shape, True), shape)
 
 
 def _pixels(x: Tensor) -> Tensor:
@@ -213,76 +217,61 @@ def _kernels(weight: Tensor, shape: Shape) -> Tensor:
 
 def _laid_out(x: Tensor, shape: Shape) -> Tensor:
     """`b h w c` -> `b c h w`, in memory as the layer's input is."""
-    return x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last if shape.last else torch.contiguous_format)
+    return x.permute(0, 3, 1, 2).contiguous(memory_format=shape.layout)
 
 
 # -- windows ---------------------------------------------------------------------------------------------------------------
 
 
 class _Windows(torch.autograd.Function):
-    """What the kernel sees of the larger side from each position of the smaller one: `b i H W` -> `(b h w) (k l i)`.
+    """What the kernel sees of the larger side from each position of the smaller one: `b H W i` -> `(b h w) (k l i)`; `back`:
+    such windows laid over one another where the kernel saw them, and summed. Each is linear and the other's derivative.
 
-    The other function is its derivative, and the other way round. What they do is of operations of their own, which compiled
-    code calls as they are: its loops for them are no faster and take a minute to compile.
+    What they do is of operations of their own, which compiled code calls as they are: its loops for them are no faster and
+    take a minute to compile.
     """
 
     @staticmethod
-    def forward(many: Tensor, shape: Shape) -> Tensor:
-        return _cut(many, *_sizes(shape))
+    def forward(x: Tensor, shape: Shape, back: bool) -> Tensor:
+        sizes = [*shape.many], [*shape.few], [*shape.weight[2:]], [*shape.stride], [*shape.padding]
+        found: Tensor = (_overlap if back else _cut)(x, *sizes, shape.kernel_last)
+        return found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.shape = inputs
+        _, ctx.shape, ctx.back = inputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return _Overlapped.apply(gradients[0], ctx.shape).permute(0, 3, 1, 2), None
-
-
-class _Overlapped(torch.autograd.Function):
-    """Windows laid over one another where the kernel saw them, and summed: `(b h w) (k l i)` -> `b H W i`."""
-
-    @staticmethod
-    def forward(rows: Tensor, shape: Shape) -> Tensor:
-        return _overlap(rows, *_sizes(shape))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.shape = inputs
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return _Windows.apply(gradients[0].permute(0, 3, 1, 2), ctx.shape), None
+        return _Windows.apply(gradients[0], ctx.shape, not ctx.back), None, None
 
 
 SIZES = "int[] many, int[] few, int[] kernel, int[] stride, int[] padding, bool kernel_last"
-
-
-def _sizes(shape: Shape) -> tuple[Any, ...]:
-    return [*shape.many], [*shape.few], [*shape.weight[2:]], [*shape.stride], [*shape.padding], shape.kernel_last
 
 
 @torch.library.custom_op("hybridgen::windows", mutates_args=(), schema=f"(Tensor x, {SIZES}) -> Tensor")
 def _cut(x: Tensor, many: Pair, few: Pair, kernel: Pair, stride: Pair, padding: Pair, kernel_last: bool) -> Tensor:
     """With channels last whole rows of memory are copied, in half the time of a kernel's pixels and less."""
     (h, w), (k, m), (down, right) = few, kernel, padding
-    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, right, right, down, down))
+    padded = F.pad(x, (0, 0, right, right, down, down))
     found = padded.unfold(1, k, stride[0]).unfold(2, m, stride[1])[:, :h, :w]  # b h w i k l
     found = found if kernel_last else found.permute(0, 1, 2, 4, 5, 3)
-    return found.clone(memory_format=torch.contiguous_format).view(-1, k * m * x.shape[1])
+    return found.clone(memory_format=torch.contiguous_format).view(-1, k * m * x.shape[3])
 
 
 @torch.library.custom_op("hybridgen::overlapped", mutates_args=(), schema=f"(Tensor rows, {SIZES}) -> Tensor")
 def _overlap(rows: Tensor, many: Pair, few: Pair, kernel: Pair, stride: Pair, padding: Pair, kernel_last: bool) -> Tensor:
+    channels = rows.shape[1] // math.prod(kernel)
     if kernel_last:
-        windows = rows.reshape(-1, *few, rows.shape[1] // math.prod(kernel), *kernel).permute(0, 1, 2, 4, 5, 3)
+        windows = rows.reshape(-1, *few, channels, *kernel).permute(0, 1, 2, 4, 5, 3)
     else:
-        windows = rows.reshape(-1, *few, *kernel, rows.shape[1] // math.prod(kernel))
-    found = rows.new_zeros(len(windows), *many, windows.shape[-1])
-    for i in range(kernel[0]):
-        here, there = _meeting(i, many[0], few[0], stride[0], padding[0])
-        for j in range(kernel[1]):
-            across, beyond = _meeting(j, many[1], few[1], stride[1], padding[1])
+        windows = rows.reshape(-1, *few, *kernel, channels)
+    found = rows.new_zeros(len(windows), *many, channels)
+    down, right = (
+        [_meeting(tap, *along) for tap in range(k)] for k, *along in zip(kernel, many, few, stride, padding, strict=True)
+    )
+    for i, (here, there) in enumerate(down):
+        for j, (across, beyond) in enumerate(right):
             found[:, there, beyond] += windows[:, here, across, i, j]
     return found
 
@@ -297,7 +286,7 @@ def _meeting(tap: int, many: int, few: int, stride: int, padding: int) -> tuple[
 
 @_cut.register_fake
 def _(x: Tensor, many: Pair, few: Pair, kernel: Pair, *_: Any) -> Tensor:
-    return x.new_empty(len(x) * math.prod(few), x.shape[1] * math.prod(kernel))
+    return x.new_empty(len(x) * math.prod(few), x.shape[3] * math.prod(kernel))
 
 
 @_overlap.register_fake
@@ -332,8 +321,7 @@ def _key(shape: Shape) -> str:
 
 def _timed(shape: Shape) -> list[tuple[float, float]]:
     """Seconds of the vendor's way and of the product, for each of `Products`: the quicker of two."""
-    layout = torch.channels_last if shape.last else torch.contiguous_format
-    x, w = (torch.ones(size).contiguous(memory_format=layout) for size in (shape.x, shape.weight))
+    x, w = (torch.ones(size).contiguous(memory_format=shape.layout) for size in (shape.x, shape.weight))
     forward = partial(_ByProduct.forward, x, w, None, shape, Products(False, False, False))
     g = forward()
     backward = partial(_vendor, g, x, w, shape, 0)

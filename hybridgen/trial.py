@@ -44,13 +44,15 @@ def choose_layout(model: Model, make: Callable[[Choices], Model], choices: Choic
     if guess * steps < LONG:
         return model, choices
     other = dataclasses.replace(choices, channels_last=not choices.channels_last)
-    made, found = make(other), math.inf
-    for turn in range(2):  # one after the other, twice: the pace of a shared machine changes from minute to minute
-        if turn:
-            data.lay_out(choices.channels_last)
-            guess = min(guess, _seconds(model, choices, data, 0.0)[0])
-        data.lay_out(other.channels_last)
-        found = min(found, _seconds(made, other, data, 0.0)[0])
+    made = make(other)
+
+    def again(model: Model, choices: Choices) -> float:
+        data.lay_out(choices.channels_last)
+        return _seconds(model, choices, data, 0.0)[0]
+
+    found = again(made, other)  # in turns: the pace of a shared machine changes from minute to minute
+    guess = min(guess, again(model, choices))
+    found = min(found, again(made, other))
     model, taken = (made, other) if found < (1 - GAIN) * guess else (model, choices)
     data.lay_out(taken.channels_last)
     names = [("channels-last" if c.channels_last else "contiguous") for c in (taken, choices, other)]
@@ -92,6 +94,7 @@ def _seconds(model: Model, choices: Choices, data: Batches, short: float) -> tup
     Nothing of it stays: weights, statistics and random streams are put back.
     """
     count = model.recipe.train.critic_steps
+    least, share, most = PATIENCE
     first = 0.0
     taken: dict[tuple[str, ...], list[float]] = {}
     with kept(model.parts), torch.random.fork_rng():
@@ -108,7 +111,6 @@ def _seconds(model: Model, choices: Choices, data: Batches, short: float) -> tup
                 continue
             taken[kind].append(seconds)
             run = seconds * model.recipe.train.steps
-            least, share, most = PATIENCE
             if sum(map(sum, taken.values())) > min(max(least, share * run), most) or run < short:
                 break
     often = {kind: kinds.count(kind) for kind, found in taken.items() if found}
